@@ -1,0 +1,184 @@
+"""Speed of one training iteration: counted work, wall time, share of the matmul peak.
+
+    python -m benchmarks.step --config=configs/cifar10.py
+
+With --peer=../shared/peers/torch_meg.py --peer_python=PATH_TO_PYTHON_WITH_TORCH the
+PyTorch baseline runs in turns with ours, and the ratio of medians is printed.
+"""
+
+import json
+import statistics
+import subprocess
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import config_flags
+
+from megjax import command, experiment, parallel, training
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, path[:argument]."
+)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds; the median counts.", 1)
+SECONDS = flags.DEFINE_float("seconds", 2.0, "Least wall time of a round.", 0.01)
+PEER = flags.DEFINE_string("peer", None, "Script of the PyTorch baseline.")
+PEER_PYTHON = flags.DEFINE_string("peer_python", "python3", "Python that has torch.")
+PEER_ARGUMENTS = flags.DEFINE_list("peer_arguments", [], "Its task and options.")
+FLAGS = flags.FLAGS
+
+
+def main() -> int:
+    """Measures the config's step and prints a table and one line of JSON."""
+    config = CONFIG.value
+    built = config.build(config)
+    with jax.set_mesh(parallel.data_mesh()):
+        record = measured(config, built)
+    record = {"config": experiment.portable(FLAGS["config"].config_filename)} | record
+    for name, value in record.items():
+        print(
+            f"{name:32} {value:.5g}"
+            if isinstance(value, float)
+            else f"{name:32} {value}"
+        )
+    print(json.dumps(record))
+    return 0
+
+
+def measured(config, built) -> dict[str, float | str | int]:
+    """The figures of one config, in seconds, FLOP, bytes and ratios."""
+    streams = training.keys(config.train.seed)
+    state = training.initial_state(
+        built.learner, built.data, config.batch_size, streams.init
+    )
+    shape = (built.learner.num_batches, config.batch_size, *built.data.shape)
+    x = jnp.zeros(shape)
+    step = jax.jit(built.learner.step, donate_argnums=1)
+    start = time.perf_counter()
+    compiled = step.lower(streams.step, state, x).compile()
+    compile_seconds = time.perf_counter() - start
+    flops = compiled.cost_analysis()["flops"]
+    bare, loop, peer = Bare(compiled, streams.step, state, x), Loop(config, built), []
+    for runner in (bare, loop):
+        runner.run(1)
+        runner.run(1)
+    rounds = {"bare": [], "loop": []}
+    for _ in range(REPEATS.value):
+        rounds["bare"].append(seconds_per_iteration(bare.run))
+        rounds["loop"].append(seconds_per_iteration(loop.run))
+        if PEER.value:
+            peer.append(peer_seconds())
+    seconds = {name: statistics.median(times) for name, times in rounds.items()}
+    peak = matmul_flops(config.dtype)
+    record = {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "dtype": config.dtype,
+        "width": int(config.get("width", 0)),
+        "batch_size": config.batch_size,
+        "parameters": sum(p.size for p in jax.tree.leaves(parameters(state_of(bare)))),
+        "gflop_per_iteration": flops / 1e9,
+        "compile_seconds": compile_seconds,
+        "iterations_per_second": 1 / seconds["bare"],
+        "loop_iterations_per_second": 1 / seconds["loop"],
+        "loop_over_bare_speed": seconds["bare"] / seconds["loop"],
+        "achieved_gflop_per_second": flops / seconds["bare"] / 1e9,
+        "matmul_peak_gflop_per_second": peak / 1e9,
+        "fraction_of_matmul_peak": flops / seconds["bare"] / peak,
+        "peak_memory_gib": training.peak_memory() / 2**30,
+    }
+    if peer:
+        record["peer_seconds_per_iteration"] = statistics.median(peer)
+        record["speed_over_peer"] = statistics.median(peer) / seconds["loop"]
+        record["bare_speed_over_peer"] = statistics.median(peer) / seconds["bare"]
+    return record
+
+
+class Bare:
+    """The learner's step alone, on one batch."""
+
+    def __init__(self, compiled, key, state, x):
+        self.compiled, self.key, self.state, self.x = compiled, key, state, x
+
+    def run(self, num: int) -> None:
+        """Runs `num` iterations and waits for them."""
+        for _ in range(num):
+            self.state, metrics = self.compiled(self.key, self.state, self.x)
+        jax.block_until_ready(metrics)
+
+
+class Loop:
+    """The compiled calls that training makes: gathering, normalising, many per call."""
+
+    def __init__(self, config, built):
+        config = config.copy_and_resolve_references()
+        config.train.num_steps = 2**31 - 2
+        key = training.keys(config.train.seed).init
+        self.state = training.initial_state(
+            built.learner, built.data, config.batch_size, key
+        )
+        self.calls = training.calls(config, built, 0)
+        self.samples = config.batch_size * built.learner.num_batches
+        self.log_every = config.train.log_every
+
+    def run(self, num: int) -> int:
+        """Runs at least `num` iterations with their metrics; how many it ran."""
+        done, window = 0, training.Window(self.samples)
+        while done < num:
+            step, length, call = next(self.calls)
+            self.state, found = call(self.state)
+            window.add(length, found)
+            done += length
+            if (step + length) % self.log_every == 0:
+                window.scalars(step + length)
+                window = training.Window(self.samples)
+        jax.block_until_ready(found)
+        return done
+
+
+def seconds_per_iteration(run) -> float:
+    """Wall time per iteration over a round of at least --seconds."""
+    num, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < SECONDS.value:
+        num += run(max(1, num)) or max(1, num)
+    return elapsed / num
+
+
+def matmul_flops(dtype: str, size: int = 4096) -> float:
+    """FLOP/s of the best of five large matrix products in `dtype`."""
+    size = size if jax.default_backend() != "cpu" else 2048
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
+    jax.block_until_ready(product(a, a))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready([product(a, a) for _ in range(4)])
+        times.append((time.perf_counter() - start) / 4)
+    return 2 * size**3 / min(times)
+
+
+def peer_seconds() -> float:
+    """Median seconds per iteration that the baseline prints."""
+    command_line = [PEER_PYTHON.value, PEER.value, *PEER_ARGUMENTS.value]
+    printed = subprocess.run(command_line, capture_output=True, text=True, check=True)
+    return json.loads(printed.stdout.splitlines()[-1])["median_s"]
+
+
+def state_of(bare: Bare):
+    """The learner state that a bare run ended with."""
+    return bare.state
+
+
+def parameters(state):
+    """Weights of all players of a learner state."""
+    return [
+        player.params for player in (state.energy, state.generator, state.statistics)
+    ]
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    command.run(main)

@@ -1,0 +1,167 @@
+"""What every config starts from, and the wiring that MEG configs share."""
+
+import ml_collections
+import optax
+from jax import numpy as jnp
+
+from megjax import objectives
+from megjax.evaluation import pictures
+from megjax.experiment import Experiment
+from megjax.learners import meg
+from megjax.networks import dcgan, heads, ladder
+
+
+def get_config():
+    """Fields that the training loop reads."""
+    config = ml_collections.ConfigDict()
+    config.batch_size = 64
+    config.dtype = "float32"
+    config.train = {
+        "seed": 0,
+        "num_steps": 100_000,
+        "log_every": 100,
+        "save_every": 1000,
+        "evaluate_every": 5000,
+        # Iterations in one compiled call; see docs/architecture.md.
+        "iterations_per_call": 50,
+        "iterations_per_call_cpu": 1,
+        "keep": 3,
+    }
+    return config
+
+
+def meg_defaults():
+    """Hyperparameters of the paper's Algorithm 1, with its code's choices."""
+    return {
+        "latent_dim": 128,
+        "num_energy_updates": 5,
+        "score_weight": 0.1,
+        "information_weight": 0.5,
+        "bound": "jensen_shannon",
+        "pairing": "shuffle_dimensions",
+        "num_marginals": 1,
+        "generator_first": True,
+        "average_decay": 0.0,
+        "learning_rate": 1e-4,
+        "beta1": 0.5,
+        "beta2": 0.9,
+        "schedule": "constant",
+        "refinement_steps": 0,
+        "refinement_step_size": 0.01,
+    }
+
+
+def image_config(side, penalty=10.0):
+    """Fields of an experiment on images with `side` pixels a side.
+
+    The reference code averages the penalty over pixels and we sum over them, hence the
+    division.
+    """
+    config = get_config()
+    config.data_dir = ""
+    config.width = 512
+    config.meg = meg_defaults() | {"score_weight": penalty / side**2}
+    return config
+
+
+def image_meg(config, data):
+    """MEG on images, with the reference's networks for 28 pixels and for 4 x 2^n."""
+    side, channels = data.shape[0], data.shape[-1]
+    latent_dim, dtype = config.meg.latent_dim, compute_dtype(config.dtype)
+    family = dcgan if side == 28 else ladder
+    slope = 0.2 if side == 28 else 0.1
+    size = {} if side == 28 else {"image_size": side}
+    trunk = family.Trunk(config.width, slope, dtype=dtype)
+    learner = meg.meg(
+        meg_spec(
+            config,
+            energy=heads.Energy(trunk),
+            generator=family.Generator(
+                width=config.width, channels=channels, dtype=dtype, **size
+            ),
+            statistics=heads.Statistics(trunk, latent_dim, config.width, slope),
+        )
+    )
+    return Experiment(data, learner, {"grid": pictures.sample_grid(learner)})
+
+
+def meg_spec(config, energy, generator, statistics):
+    """The MEG specification of `config.meg` and three networks."""
+    settings = config.meg
+    for field in ("latent_dim", "num_energy_updates", "num_marginals"):
+        at_least(f"meg.{field}", settings[field], 1)
+    for field in ("score_weight", "information_weight", "refinement_steps"):
+        at_least(f"meg.{field}", settings[field], 0)
+    if not 0 <= settings.average_decay < 1:
+        raise ValueError(
+            f"meg.average_decay={settings.average_decay}: give a number in [0, 1)"
+        )
+    adam = optimizer(settings, config.train.num_steps)
+    return meg.Spec(
+        energy=energy,
+        generator=generator,
+        statistics=statistics,
+        latent_dim=settings.latent_dim,
+        num_energy_updates=settings.num_energy_updates,
+        score_weight=settings.score_weight,
+        information_weight=settings.information_weight,
+        bound=choice(
+            "meg.bound",
+            settings.bound,
+            jensen_shannon=objectives.jensen_shannon,
+            donsker_varadhan=objectives.donsker_varadhan,
+            info_nce=objectives.info_nce,
+        ),
+        pairing=choice(
+            "meg.pairing",
+            settings.pairing,
+            shuffle_dimensions=meg.shuffle_dimensions,
+            shuffle_rows=meg.shuffle_rows,
+            roll_rows=meg.roll_rows,
+            fresh=meg.fresh,
+        ),
+        num_marginals=settings.num_marginals,
+        generator_first=settings.generator_first,
+        average_decay=settings.average_decay,
+        refinement=meg.Refinement(
+            settings.refinement_steps, settings.refinement_step_size
+        )
+        if settings.refinement_steps
+        else None,
+        energy_optimizer=optimizer(
+            settings, config.train.num_steps * settings.num_energy_updates
+        ),
+        generator_optimizer=adam,
+        statistics_optimizer=adam,
+    )
+
+
+def optimizer(settings, num_updates):
+    """Adam, its rate constant (reference) or decaying to 0 along a cosine."""
+    rate = choice(
+        "meg.schedule",
+        settings.schedule,
+        constant=settings.learning_rate,
+        cosine=optax.cosine_decay_schedule(settings.learning_rate, num_updates),
+    )
+    return optax.adam(rate, settings.beta1, settings.beta2)
+
+
+def compute_dtype(value):
+    """float32 or bfloat16, for the arithmetic of networks; parameters stay float32."""
+    return choice("dtype", value, float32=jnp.float32, bfloat16=jnp.bfloat16)
+
+
+def choice(field, value, **options):
+    """options[value]; ValueError naming the allowed values otherwise."""
+    if value not in options:
+        raise ValueError(
+            f"config.{field}={value!r}: choose one of {', '.join(options)}"
+        )
+    return options[value]
+
+
+def at_least(field, value, minimum):
+    """ValueError where a number falls short of its minimum."""
+    if value < minimum:
+        raise ValueError(f"config.{field}={value}: give at least {minimum}")

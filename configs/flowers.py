@@ -1,0 +1,27 @@
+"""Oxford flowers, all 8,189 images, at 32 pixels or any side of 4 * 2^n.
+
+python train.py --config=configs/flowers.py
+python train.py --config=configs/flowers.py --config.image_size=64
+"""
+
+from configs import base
+from megjax.data import images
+
+
+def get_config():
+    """The reference's settings for CIFAR-10."""
+    config = base.image_config(32)
+    config.image_size = 32
+    config.build = build
+    return config
+
+
+def build(config):
+    """MEG on all three splits."""
+    data = images.tfds_images(
+        "oxford_flowers102",
+        split="all",
+        data_dir=config.data_dir or None,
+        image_size=config.image_size,
+    )
+    return base.image_meg(config, data)

@@ -1,0 +1,93 @@
+"""25 Gaussians on a grid: Kumar et al. 2019, figure 3.
+
+python train.py --config=configs/toy_25gaussians.py
+python train.py --config=configs/toy_25gaussians.py:calibrated
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from megjax.data import toy
+from megjax.evaluation import planar
+from megjax.experiment import Experiment
+from megjax.learners import meg
+from megjax.networks import heads, mlp
+
+VARIANTS = ("paper", "calibrated")
+
+
+def get_config(variant="paper"):
+    """The settings of a variant."""
+    config = base.get_config()
+    config.batch_size, config.width, config.energy_scale = 256, 512, 1.0
+    config.meg = base.meg_defaults() | {"latent_dim": 2}
+    config.train.iterations_per_call_cpu = 50
+    config.train.evaluate_every = 10_000
+    if variant == "calibrated":
+        calibrate(config)
+    elif variant != "paper":
+        raise ValueError(f"variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config.build = build
+    return config
+
+
+def calibrate(config):
+    """Settings under which exp(-E) itself is near the density of the data.
+
+    A hundred times less penalty lets the energy follow modes this narrow, and decaying
+    learning rates let it settle. Scaling E by c is the same as scaling the weight of
+    the information by c and that of the penalty by 1/c, so c is free to be chosen such
+    that the best inverse temperature is 1.
+    """
+    config.width, config.energy_scale = 128, 4.0
+    config.train.num_steps = 15_000
+    config.train.evaluate_every = 5000
+    config.meg.update(
+        {
+            "score_weight": 0.01 / config.energy_scale,
+            "information_weight": 1.0 * config.energy_scale,
+            "learning_rate": 5e-4,
+            "schedule": "cosine",
+        }
+    )
+
+
+def build(config):
+    """MEG on the fixed set of 100,000 points."""
+    mixture = toy.grid_25()
+    return planar_meg(config, toy.gaussians_25(seed=config.train.seed), mixture)
+
+
+def planar_meg(config, data, mixture=None):
+    """MEG with perceptrons in the plane; `mixture` is the true density where known."""
+    base.at_least("width", config.width, 1)
+    hidden, dtype = (config.width,) * 3, base.compute_dtype(config.dtype)
+    learner = meg.meg(
+        base.meg_spec(
+            config,
+            energy=heads.Energy(mlp.Trunk(hidden, dtype=dtype), config.energy_scale),
+            generator=mlp.Generator(hidden, 2, dtype=dtype),
+            statistics=mlp.Statistics(hidden, dtype=dtype),
+        )
+    )
+    evaluation = planar.planar(learner, truth(data, mixture))
+    return Experiment(data, learner, {"plane": evaluation})
+
+
+def truth(data, mixture, num=20_000):
+    """Data points, and modes and entropy of a mixture of well separated Gaussians."""
+    indices = jnp.arange(min(num, data.num_examples or num))
+    # A set may lie in any order, so its points are drawn over all of it.
+    if data.num_examples:
+        indices = jax.random.permutation(jax.random.key(0), data.num_examples)[:num]
+    x = np.asarray(jax.jit(data.take)(data.store, indices))
+    if mixture is None:
+        return planar.Truth(x)
+    entropy = (
+        1 + math.log(2 * math.pi * mixture.std**2) + math.log(len(mixture.centres))
+    )
+    return planar.Truth(x, mixture.centres, mixture.std, entropy)

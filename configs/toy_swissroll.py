@@ -1,0 +1,21 @@
+"""A swiss roll seen from its side: Kumar et al. 2019, figure 3.
+
+python train.py --config=configs/toy_swissroll.py
+python train.py --config=configs/toy_swissroll.py:calibrated
+"""
+
+from configs import toy_25gaussians
+from megjax.data import toy
+
+
+def get_config(variant="paper"):
+    """As for 25 Gaussians."""
+    config = toy_25gaussians.get_config(variant)
+    config.build = build
+    return config
+
+
+def build(config):
+    """MEG on an endless stream of points; the true density has no closed form."""
+    data = toy.swiss_roll(seed=config.train.seed)
+    return toy_25gaussians.planar_meg(config, data)

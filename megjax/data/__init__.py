@@ -1,0 +1,1 @@
+"""Training sets as pure functions of a store and an index."""

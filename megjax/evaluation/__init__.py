@@ -1,0 +1,1 @@
+"""Measurements of a trained model, each returning a report."""

@@ -1,0 +1,85 @@
+"""Densities of planar energies on a grid: exp(-beta E) normalised by its sum.
+
+Kumar et al. 2019, figure 3. The scale of a trained energy is not calibrated, so beta is
+always explicit. Mass outside the grid is not seen.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from megjax.types import Array, EnergyFn
+
+
+class Grid(NamedTuple):
+    """Cell centres of a square window.
+
+    points: [size^2, 2], second coordinate fastest. extent: half width of the window.
+    """
+
+    points: np.ndarray
+    size: int
+    extent: float
+
+    @property
+    def log_cell_area(self) -> float:
+        """Logarithm of the area of one cell."""
+        return 2 * math.log(2 * self.extent / self.size)
+
+
+def grid(size: int = 500, extent: float = 2.0) -> Grid:
+    """The paper's window: 500 x 500 cells on [-2, 2]^2."""
+    edges = np.linspace(-extent, extent, size + 1, dtype=np.float32)
+    centres = (edges[:-1] + edges[1:]) / 2
+    first, second = np.meshgrid(centres, centres, indexing="ij")
+    return Grid(np.stack([first.ravel(), second.ravel()], axis=1), size, extent)
+
+
+def grid_energies(energy_fn: EnergyFn, grid: Grid, chunks: int = 20) -> Array:
+    """Energies of the grid's cells [size^2], in chunks to bound memory."""
+    points = jnp.asarray(grid.points)
+    padding = -len(points) % chunks
+    points = jnp.pad(points, ((0, padding), (0, 0))).reshape(chunks, -1, 2)
+    energies = jax.lax.map(energy_fn, points).ravel()
+    return energies[: len(energies) - padding]
+
+
+def cell_log_masses(energies: Array, inverse_temperature: float) -> Array:
+    """Log-probability of each cell under exp(-beta E) on the grid: [N] -> [N]."""
+    return jax.nn.log_softmax(-inverse_temperature * energies)
+
+
+def near(grid: Grid, centres: np.ndarray, radius: float) -> np.ndarray:
+    """Which cells lie within `radius` of one of the centres [M, 2]: bool [size^2]."""
+    found = np.zeros(len(grid.points), bool)
+    for centre in centres:
+        found |= np.sum((grid.points - centre) ** 2, axis=1) < radius**2
+    return found
+
+
+def mass_curve(energies: Array, cells: np.ndarray, betas: np.ndarray) -> np.ndarray:
+    """Mass of exp(-beta E) on the marked cells [N], for every beta: [len(betas)]."""
+
+    def mass(beta):
+        return jnp.sum(jnp.exp(cell_log_masses(energies, beta)) * cells)
+
+    return np.asarray(jax.lax.map(mass, jnp.asarray(betas, jnp.float32)))
+
+
+def cross_entropies(
+    energies: Array, at_data: Array, grid: Grid, betas: np.ndarray
+) -> np.ndarray:
+    """Mean of -log p_beta over data, in nats, for every beta: [len(betas)].
+
+    energies: of the cells [size^2]; at_data: of data points [N]. Minus the entropy of
+    the true density this is its KL divergence to p_beta.
+    """
+
+    def loss(beta):
+        log_z = jax.nn.logsumexp(-beta * energies) + grid.log_cell_area
+        return beta * jnp.mean(at_data) + log_z
+
+    return np.asarray(jax.lax.map(loss, jnp.asarray(betas, jnp.float32)))

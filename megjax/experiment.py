@@ -1,0 +1,79 @@
+"""What a config builds, and how a config file is read back."""
+
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from megjax.data.dataset import Dataset
+from megjax.learners.learner import Learner
+from megjax.types import Evaluation
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Experiment(NamedTuple):
+    """A training set, a method, and what to measure while and after training.
+
+    evaluations: name -> (key, learner state) -> Report.
+    """
+
+    data: Dataset
+    learner: Learner
+    evaluations: Mapping[str, Evaluation]
+
+
+def portable(config_file: str) -> str:
+    """The name of a config file that a run directory stores.
+
+    Files of this repository are named relative to it, so that a run can move with its
+    checkout; others absolutely. An argument after ":" is kept.
+    """
+    path, colon, argument = config_file.partition(":")
+    path = pathlib.Path(path).resolve()
+    if path.is_relative_to(ROOT):
+        path = path.relative_to(ROOT)
+    return f"{path}{colon}{argument}"
+
+
+def name(config_file: str) -> str:
+    """Short name of an experiment: "mnist_anomaly-3" for "configs/mnist_anomaly.py:3"."""
+    path, _, argument = config_file.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}-{argument.replace('/', '_')}" if argument else stem
+
+
+def load(config_file: str, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a file ("path.py" or "path.py:argument") with stored values.
+
+    Raises FileNotFoundError where the file is gone and ValueError where it no longer
+    has one of the fields.
+    """
+    path, _, argument = config_file.partition(":")
+    path = ROOT / path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"config {path} of the run is missing: restore it, or train again"
+        )
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+    config.lock()
+    try:
+        config.update(values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the run's config does not fit today's {path.name} ({error}): "
+            "check out the version that wrote it, or train again"
+        ) from error
+    return config
+
+
+def plain_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values of a config as plain nested dicts, without its `build` function."""
+    values = config.to_dict()
+    values.pop("build", None)
+    return values

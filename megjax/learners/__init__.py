@@ -1,0 +1,1 @@
+"""Training methods as records of pure functions."""

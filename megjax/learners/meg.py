@@ -1,0 +1,302 @@
+"""Maximum entropy generators: energy, generator and statistics network as three players.
+
+Kumar, Goyal, Courville, Bengio, "Maximum Entropy Generators for Energy-Based Models",
+2019; the functions below follow its Algorithm 1.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen, struct
+
+from megjax import objectives, parallel
+from megjax.learners.learner import Learner, Player, player, updated
+from megjax.networks import piecewise
+from megjax.samplers import latent, mala
+from megjax.samplers.kernel import chain
+from megjax.types import Array, Key, Metrics, PyTree
+
+
+def shuffle_dimensions(key: Key, z: Array) -> Array:
+    """Every latent dimension shuffled over the batch on its own (paper): [B, k]."""
+    return jax.random.permutation(key, z, axis=0, independent=True)
+
+
+def shuffle_rows(key: Key, z: Array) -> Array:
+    """One permutation of whole latents (reference code): [B, k]."""
+    return jax.random.permutation(key, z, axis=0)
+
+
+def roll_rows(key: Key, z: Array) -> Array:
+    """Latents rolled by a random shift, so that none meets its own sample: [B, k]."""
+    return jnp.roll(z, jax.random.randint(key, (), 1, len(z)), axis=0)
+
+
+def fresh(key: Key, z: Array) -> Array:
+    """Latents drawn anew from the prior: [B, k]."""
+    return jax.random.normal(key, z.shape, z.dtype)
+
+
+class Refinement(NamedTuple):
+    """Latent MALA steps that move the negatives towards low energy before their use.
+
+    The paper's abstract promises such samples in the negative phase; its reference
+    code leaves them out. The prior is part of the target, so few steps stay near it.
+    """
+
+    num_steps: int
+    step_size: float = 0.01
+    inverse_temperature: float = 1.0
+
+
+class Spec(NamedTuple):
+    """Networks and hyperparameters of one MEG.
+
+    energy: x [B, ...] -> [B]. generator: (z [B, k], train) -> x [B, ...].
+    statistics: (x [B, ...], z [M, B, k]) -> [M, B].
+    num_energy_updates: energy updates per generator update (n_phi in the paper).
+    score_weight: of |grad_x E|^2 at data, summed over all axes but the batch.
+    information_weight: of the bound against the energy in the generator's loss; 1 in
+        the paper, 0.5 in its code. It also scales the statistics network's gradient,
+        to which Adam is blind.
+    bound: (joint [B], marginal [M, B]) -> nats. pairing: (key, z) -> independent z.
+    num_marginals: M, independent latents per sample.
+    generator_first: update order within an iteration; True as the reference code,
+        False as Algorithm 1 prints it.
+    average_decay: of the running average of generator weights used by `sample` and
+        `generate`; 0 keeps none.
+    """
+
+    energy: linen.Module
+    generator: linen.Module
+    statistics: linen.Module
+    latent_dim: int
+    num_energy_updates: int = 5
+    score_weight: float = 0.1
+    information_weight: float = 1.0
+    bound: Callable = objectives.jensen_shannon
+    pairing: Callable = shuffle_dimensions
+    num_marginals: int = 1
+    generator_first: bool = True
+    average_decay: float = 0.0
+    refinement: Refinement | None = None
+    energy_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
+    generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
+    statistics_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
+
+
+@struct.dataclass
+class State:
+    """The three players; `average` holds averaged generator weights or None."""
+
+    energy: Player
+    generator: Player
+    statistics: Player
+    average: PyTree = None
+
+
+def meg(spec: Spec) -> Learner:
+    """The learner of a specification."""
+    return Learner(
+        init=partial(init, spec),
+        step=partial(step, spec),
+        sample=partial(sample, spec),
+        energy=partial(energy, spec),
+        num_batches=spec.num_energy_updates,
+        latents=partial(latents, spec),
+        generate=partial(generate, spec),
+    )
+
+
+def init(spec: Spec, key: Key, x: Array) -> State:
+    """Fresh players for data of the form of x [B, ...]."""
+    key_energy, key_generator, key_statistics = jax.random.split(key, 3)
+    z = jnp.zeros((len(x), spec.latent_dim))
+    generator = spec.generator.init(key_generator, z, train=False)
+    return State(
+        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
+        generator=player(generator, spec.generator_optimizer),
+        statistics=player(
+            spec.statistics.init(key_statistics, x, z[None]),
+            spec.statistics_optimizer,
+        ),
+        average=generator["params"] if spec.average_decay else None,
+    )
+
+
+def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+    """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
+    key_energy, key_generator = jax.random.split(key)
+    if spec.generator_first:
+        state, entropy = generator_update(spec, key_generator, state, x.shape[1])
+        state, contrast = energy_updates(spec, key_energy, state, x)
+    else:
+        state, contrast = energy_updates(spec, key_energy, state, x)
+        state, entropy = generator_update(spec, key_generator, state, x.shape[1])
+    return state, contrast | entropy | weight_norms(state)
+
+
+def energy_updates(
+    spec: Spec, key: Key, state: State, x: Array
+) -> tuple[State, Metrics]:
+    """K descents of the penalised contrast (eq. 3), one for each batch of x [K, B, ...].
+
+    Unrolled: convolutions inside a loop are slow on CPU. Metrics of the last update.
+    """
+    for key_update, batch in zip(jax.random.split(key, len(x)), x):
+        state, metrics = energy_update(spec, key_update, state, batch)
+    return state, metrics
+
+
+def energy_update(
+    spec: Spec, key: Key, state: State, x: Array
+) -> tuple[State, Metrics]:
+    """One descent of E at data minus E at samples, plus the score penalty at data."""
+    key_latents, key_refinement = jax.random.split(key)
+    z = latents(spec, key_latents, len(x))
+    if spec.refinement:
+        z = refined(spec, key_refinement, state, z)
+    fake, generator = generated(spec, state.generator, state.generator.params, z)
+
+    def loss(params):
+        real, squared_score, penalised = penalised_energy(spec, params, x)
+        energy_fake = spec.energy.apply({"params": params}, fake)
+        return objectives.energy_contrast(penalised, energy_fake), {
+            "energy_real": jnp.mean(real),
+            "energy_fake": jnp.mean(energy_fake),
+            "squared_score": jnp.mean(squared_score),
+        }
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
+    metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
+    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    return state.replace(
+        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        generator=generator,
+    ), metrics
+
+
+def penalised_energy(spec: Spec, params: PyTree, x: Array) -> tuple[Array, ...]:
+    """Energies, squared scores and the penalised energies of data: three of [B]."""
+    if getattr(spec.energy, "piecewise_linear", False):
+        return piecewise.penalised_energy(spec.energy, params, x, spec.score_weight)
+    energy_fn = partial(spec.energy.apply, {"params": params})
+    return objectives.penalised_energy(energy_fn, x, spec.score_weight)
+
+
+def generator_update(
+    spec: Spec, key: Key, state: State, num: int
+) -> tuple[State, Metrics]:
+    """One joint descent of generator (eq. 8) and statistics network (eq. 7).
+
+    They minimise the same cross-entropy, so one backward pass serves both.
+    """
+    key_latents, key_pairs = jax.random.split(key)
+    z = latents(spec, key_latents, num)
+    pairs = jax.random.split(key_pairs, spec.num_marginals)
+    independent = jax.vmap(spec.pairing, (0, None))(pairs, z)
+
+    def loss(params):
+        x, generator = generated(spec, state.generator, params["generator"], z)
+        logits = spec.statistics.apply(
+            {"params": params["statistics"]}, x, jnp.concatenate([z[None], independent])
+        )
+        information = spec.bound(logits[0], logits[1:])
+        energy_fake = spec.energy.apply({"params": state.energy.params}, x)
+        total = jnp.mean(energy_fake) - spec.information_weight * information
+        return total, (generator, information)
+
+    params = {
+        "generator": state.generator.params,
+        "statistics": state.statistics.params,
+    }
+    gradient, (generator, information) = jax.grad(loss, has_aux=True)(params)
+    generator = updated(generator, gradient["generator"], spec.generator_optimizer)
+    state = state.replace(
+        generator=generator,
+        statistics=updated(
+            state.statistics, gradient["statistics"], spec.statistics_optimizer
+        ),
+        average=averaged(spec, state.average, generator.params),
+    )
+    return state, {
+        "information": information,
+        "generator_gradient_norm": optax.tree.norm(gradient["generator"]),
+        "statistics_gradient_norm": optax.tree.norm(gradient["statistics"]),
+    }
+
+
+def generated(
+    spec: Spec, generator: Player, params: PyTree, z: Array
+) -> tuple[Array, Player]:
+    """Training-mode samples, and the generator with its batch statistics moved on.
+
+    As in the reference code every forward pass moves the statistics, those that only
+    make negatives included.
+    """
+    x, variables = spec.generator.apply(
+        {"params": params, **generator.variables},
+        z,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return x, generator.replace(variables=generator.variables | variables)
+
+
+def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
+    """Latents [B, k] after a few MALA steps under p(z) exp(-beta E(G(z)))."""
+    log_density = latent.log_density(
+        lambda z: energy(spec, state, generate(spec, state, z)),
+        inverse_temperature=spec.refinement.inverse_temperature,
+        prior="gaussian",
+    )
+    kernel = mala.mala(log_density, step_size=spec.refinement.step_size, has_aux=True)
+
+    def walk(key, z):
+        moved, _ = chain(key, kernel, kernel.init(z), spec.refinement.num_steps)
+        return moved.position
+
+    return jax.vmap(walk)(jax.random.split(key, len(z)), z)
+
+
+def averaged(spec: Spec, average: PyTree, params: PyTree) -> PyTree:
+    """The running average of generator weights after one more iterate, or None."""
+    if average is None:
+        return None
+    return optax.incremental_update(params, average, 1 - spec.average_decay)
+
+
+def weight_norms(state: State) -> Metrics:
+    """Euclidean norm of all weights of each player."""
+    return {
+        "energy_weight_norm": optax.tree.norm(state.energy.params),
+        "generator_weight_norm": optax.tree.norm(state.generator.params),
+        "statistics_weight_norm": optax.tree.norm(state.statistics.params),
+    }
+
+
+def latents(spec: Spec, key: Key, num: int) -> Array:
+    """Draws of the Gaussian prior [num, k], split over devices at the global shape."""
+    return parallel.shard(jax.random.normal(key, (num, spec.latent_dim)))
+
+
+def generate(spec: Spec, state: State, z: Array) -> Array:
+    """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
+    params = state.generator.params if state.average is None else state.average
+    return spec.generator.apply(
+        {"params": params, **state.generator.variables}, z, train=False
+    )
+
+
+def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
+    """Samples of the generator [num, ...]."""
+    return generate(spec, state, latents(spec, key, num))
+
+
+def energy(spec: Spec, state: State, x: Array) -> Array:
+    """E(x) of every example: [B, ...] -> [B]."""
+    return spec.energy.apply({"params": state.energy.params}, x)

@@ -1,0 +1,1 @@
+"""Flax linen networks: every module names its layers."""

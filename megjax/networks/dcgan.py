@@ -1,0 +1,71 @@
+"""Networks for 28 x 28 images in C channels: MNIST and stacked MNIST.
+
+Kumar et al. 2019 (MEG), in the sizes of its reference code, after DCGAN (Radford et al.
+2016). Every image is NHWC in [-1, 1].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+from megjax.networks.layers import (
+    BatchNorm,
+    Convolution,
+    Linear,
+    TransposedConvolution,
+    divided,
+)
+from megjax.networks.piecewise import LeakyReLU
+from megjax.types import Array
+
+KERNEL_STD = 0.02
+
+
+class Trunk(linen.Module):
+    """Features x [B, 28, 28, C] -> [B, 4 width]; piecewise linear, no normalisation."""
+
+    width: int = 512
+    slope: float = 0.2
+    dtype: Any = jnp.float32
+    piecewise_linear = True
+
+    @linen.compact
+    def __call__(self, x: Array) -> Array:
+        for i, divisor in enumerate((8, 4, 2, 1)):
+            x = Convolution(
+                divided(self.width, divisor),
+                *(5, 2, 2),
+                kernel_std=KERNEL_STD,
+                dtype=self.dtype,
+                name=f"convolution_{i}",
+            )(x)
+            x = LeakyReLU(self.slope, name=f"activation_{i}")(x)
+        return x.reshape(len(x), -1)
+
+
+class Generator(linen.Module):
+    """z [B, k] -> images [B, 28, 28, channels] in [-1, 1]: sides 2, 4, 7, 14, 28."""
+
+    width: int = 512
+    channels: int = 1
+    dtype: Any = jnp.float32
+
+    @linen.compact
+    def __call__(self, z: Array, train: bool) -> Array:
+        x = Linear(4 * self.width, dtype=self.dtype, name="seed")(z)
+        x = x.reshape(len(x), 2, 2, self.width)
+        hidden = [divided(self.width, divisor) for divisor in (2, 4, 8)]
+        layers = zip([*hidden, self.channels], (1, 0, 1, 1))
+        for i, (features, output_padding) in enumerate(layers):
+            norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
+            x = jax.nn.relu(norm(x, train))
+            x = TransposedConvolution(
+                features,
+                *(5, 2, 2, output_padding),
+                kernel_std=KERNEL_STD,
+                dtype=self.dtype,
+                name=f"convolution_{i}",
+            )(x)
+        return jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

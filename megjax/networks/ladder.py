@@ -1,0 +1,95 @@
+"""Networks for square images whose side is 4 times a power of two.
+
+Kumar et al. 2019 (MEG): its CIFAR-10 networks are those of 3 stages, its CelebA ones
+those of 4, in the sizes of its reference code. Every image is NHWC in [-1, 1].
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+from megjax.networks.layers import (
+    BatchNorm,
+    Convolution,
+    Linear,
+    TransposedConvolution,
+    divided,
+)
+from megjax.networks.piecewise import LeakyReLU
+from megjax.types import Array
+
+SEED_SIDE = 4
+KERNEL_STD = 0.02
+
+
+class Trunk(linen.Module):
+    """Features x [B, H, H, C] -> [B, 16 width]; piecewise linear, no normalisation.
+
+    kernel_std: of the initial kernels; None for PyTorch's default, as the reference
+        code has it for CelebA.
+    """
+
+    width: int = 512
+    slope: float = 0.1
+    kernel_std: float | None = KERNEL_STD
+    dtype: Any = jnp.float32
+    piecewise_linear = True
+
+    @linen.compact
+    def __call__(self, x: Array) -> Array:
+        if x.shape[1] != x.shape[2]:
+            raise ValueError(f"images of {x.shape[1:3]} pixels: make them square.")
+        for i, features in enumerate(widths(self.width, x.shape[1])):
+            x = self._layer(f"level_{i}", features, (3, 1, 1), x)
+            x = self._layer(f"down_{i}", features, (4, 2, 1), x)
+        x = self._layer("top", self.width, (3, 1, 1), x)
+        return x.reshape(len(x), -1)
+
+    def _layer(self, name, features, form, x) -> Array:
+        x = Convolution(
+            features, *form, kernel_std=self.kernel_std, dtype=self.dtype, name=name
+        )(x)
+        return LeakyReLU(self.slope, name=f"{name}_activation")(x)
+
+
+class Generator(linen.Module):
+    """z [B, k] -> images [B, image_size, image_size, channels] in [-1, 1].
+
+    As in the reference code the linear seed enters the first transposed convolution
+    without normalisation or nonlinearity. kernel_std: as in `Trunk`.
+    """
+
+    image_size: int
+    width: int = 512
+    channels: int = 3
+    kernel_std: float | None = KERNEL_STD
+    dtype: Any = jnp.float32
+
+    @linen.compact
+    def __call__(self, z: Array, train: bool) -> Array:
+        settings = {"kernel_std": self.kernel_std, "dtype": self.dtype}
+        seed = Linear(SEED_SIDE**2 * self.width, dtype=self.dtype, name="seed")
+        x = seed(z).reshape(len(z), SEED_SIDE, SEED_SIDE, self.width)
+        for i, features in enumerate(widths(self.width, self.image_size)[::-1]):
+            up = TransposedConvolution(features, 4, 2, 1, name=f"up_{i}", **settings)
+            norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
+            x = jax.nn.relu(norm(up(x), train))
+        x = TransposedConvolution(self.channels, 3, 1, 1, name="image", **settings)(x)
+        return jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+def widths(width: int, image_size: int) -> list[int]:
+    """Channels of the stages from the image inwards; the innermost map has `width`.
+
+    width / 8, / 4, / 2, then width for images above 32 pixels; small images leave out
+    the outer stages. Raises ValueError where the image or the width does not fit.
+    """
+    stages = (image_size // SEED_SIDE).bit_length() - 1
+    if stages < 1 or SEED_SIDE << stages != image_size:
+        raise ValueError(
+            f"image_size={image_size} is none of 8, 16, 32, 64, ...: resize the images."
+        )
+    divisors = [8, 4, 2][-stages:] + [1] * (stages - 3)
+    return [divided(width, divisor) for divisor in divisors]

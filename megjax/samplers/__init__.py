@@ -1,0 +1,1 @@
+"""Markov chain kernels and the distributions they target."""

@@ -1,0 +1,104 @@
+"""The contract of a Markov chain kernel, the accept step, and the loop over steps.
+
+Metropolis et al. 1953; Hastings 1970.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from megjax.types import Array, Key, PyTree
+
+
+class Info(NamedTuple):
+    """What one step of one chain did; scalars.
+
+    acceptance_prob: min(1, r); 0 where the proposal was not finite.
+    accepted: whether the chain moved. Always true for Gibbs sweeps.
+    finite: whether every number of the proposed state was finite.
+    """
+
+    acceptance_prob: Array
+    accepted: Array
+    finite: Array
+
+
+class Kernel(NamedTuple):
+    """One Markov chain; the caller vmaps over chains.
+
+    init: position -> state; caches the log-density and what else a step needs.
+    step: (key, state) -> (state, Info)
+
+    A state is a NamedTuple of arrays that has a field `position` and does not depend
+    on the kernel's hyperparameters, so that a step size can change between steps.
+    """
+
+    init: Callable[[Array], Any]
+    step: Callable[..., tuple[Any, Info]]
+
+
+class Trajectory(NamedTuple):
+    """A recorded run of one chain; T = num_steps // thin records.
+
+    observations: what `observe` made of the state at the end of every window [T, ...].
+    infos: means over every window, float32 [T]; `accepted` is then a fraction.
+    """
+
+    observations: PyTree
+    infos: Info
+
+
+def metropolis(
+    key: Key, log_ratio: Array, state: PyTree, proposal: PyTree
+) -> tuple[PyTree, Info]:
+    """Moves to `proposal` with probability min(1, exp(log_ratio)).
+
+    log_ratio: [], log p(x') q(x|x') - log p(x) q(x'|x). A proposal with any NaN or
+    infinity in it (position, log-density, gradient) is rejected, as is a NaN ratio; a
+    finite proposal from a state of zero density (ratio +inf) is accepted.
+    """
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(proposal)]
+    finite = jnp.all(jnp.stack(leaves))
+    log_ratio = jnp.where(finite & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
+    log_uniform = -jax.random.exponential(key, dtype=log_ratio.dtype)
+    accepted = log_uniform < log_ratio
+    moved = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)
+    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, finite)
+
+
+def chain(
+    key: Key,
+    kernel: Kernel,
+    state: PyTree,
+    num_steps: int,
+    *,
+    start: int | Array = 0,
+    thin: int = 1,
+    unroll: bool = False,
+    observe: Callable[[Any], PyTree] = lambda state: state,
+) -> tuple[PyTree, Trajectory]:
+    """Runs one chain for `num_steps` and returns its last state and its record.
+
+    The key of step i is fold_in(key, start + i): a run in pieces (each with its own
+    `start`) equals the run in one. `thin` keeps every thin-th observation, so memory
+    grows with num_steps / thin only. `unroll` compiles the steps one after the other
+    instead of a loop, in which convolutions are slow on CPU; for a few steps. Raises
+    ValueError where thin does not divide num_steps.
+    """
+    if thin < 1 or num_steps % thin:
+        raise ValueError(f"thin={thin} must divide num_steps={num_steps}.")
+    # More turns than steps: scan keeps a loop of one turn, but none of zero.
+    turns = num_steps + 1 if unroll else 1
+
+    def one(state, index):
+        return kernel.step(jax.random.fold_in(key, index), state)
+
+    def window(state, indices):
+        state, infos = jax.lax.scan(one, state, indices, unroll=turns)
+        mean = jax.tree.map(lambda v: jnp.mean(v, axis=0, dtype=jnp.float32), infos)
+        return state, Trajectory(observe(state), mean)
+
+    indices = (start + jnp.arange(num_steps)).reshape(-1, thin)
+    return jax.lax.scan(window, state, indices, unroll=turns)

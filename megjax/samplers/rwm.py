@@ -1,0 +1,52 @@
+"""Random-walk Metropolis with a Gaussian proposal; needs no gradient.
+
+Metropolis et al. 1953.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from megjax.samplers.kernel import Info, Kernel, metropolis
+from megjax.types import Array, Key, LogDensityFn
+
+TARGET_ACCEPTANCE = 0.234
+"""Optimal in high dimension (Roberts, Gelman and Gilks 1997)."""
+
+
+class State(NamedTuple):
+    """A position [...], its log-density [], and what the density returns beside it."""
+
+    position: Array
+    log_density: Array
+    aux: Any = None
+
+
+def rwm(
+    log_density_fn: LogDensityFn, *, step_size: float | Array, has_aux: bool = False
+) -> Kernel:
+    """The random-walk kernel of a density; one evaluation of it per step.
+
+    step_size: standard deviation of the move in every coordinate.
+    has_aux: the density returns (value, aux), and states carry the aux along.
+    """
+    init_fn = functools.partial(init, log_density_fn=log_density_fn, has_aux=has_aux)
+    return Kernel(
+        init_fn, functools.partial(step, init_fn=init_fn, step_size=step_size)
+    )
+
+
+def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> State:
+    """The state at a position [...]."""
+    value = log_density_fn(position)
+    return State(position, *value) if has_aux else State(position, value)
+
+
+def step(key: Key, state: State, *, init_fn, step_size) -> tuple[State, Info]:
+    """One symmetric proposal and its acceptance."""
+    noise_key, accept_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, state.position.shape, state.position.dtype)
+    proposal = init_fn(state.position + step_size * noise)
+    log_ratio = proposal.log_density - state.log_density
+    return metropolis(accept_key, log_ratio, state, proposal)

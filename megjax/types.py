@@ -1,0 +1,33 @@
+"""Names for the values that cross file boundaries."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+Metrics = dict[str, Array]
+
+EnergyFn = Callable[[Array], Array]
+"""x [B, ...] -> energies [B]; energy = -log p + const, so low is likely."""
+
+LogDensityFn = Callable[[Array], Array]
+"""One position [...] -> scalar log-density, up to a constant."""
+
+
+class Report(NamedTuple):
+    """What an evaluation found.
+
+    metrics: name -> number, for the log.
+    pictures: name -> uint8 [H, W, 3], for the eye.
+    """
+
+    metrics: Mapping[str, float]
+    pictures: Mapping[str, np.ndarray] = {}
+
+
+Evaluation = Callable[[Key, PyTree], Report]
+"""(key, learner state) -> Report."""

@@ -1,0 +1,61 @@
+import builtins
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from megjax.data import images, order, stream
+
+KEY = jax.random.key(5)
+
+
+def example_set(memory_budget):
+    pixels = np.random.RandomState(0).randint(0, 256, (50, 3, 3, 1), np.uint8)
+    return images.within_budget(
+        "a", (3, 3, 1), 50, lambda i: pixels[i], memory_budget=memory_budget
+    )
+
+
+@pytest.mark.parametrize("first_step", [0, 1234])
+def test_streamed_and_resident_batches_are_identical(first_step):
+    pytest.importorskip("grain")
+    resident, streamed = example_set(10_000), example_set(0)
+    take = jax.jit(resident.take)
+    rows = stream.batches(streamed, KEY, first_step, (2, 6))
+    for step in range(first_step, first_step + 9):
+        indices = order.batch_indices(KEY, step, num_examples=50, shape=(2, 6))
+        expected = take(resident.store, indices.reshape(-1))
+        x = jax.jit(streamed.take)(next(rows), np.arange(12))
+        np.testing.assert_array_equal(x, expected)
+
+
+def test_batches_are_read_ahead():
+    pytest.importorskip("grain")
+    read = []
+    data = example_set(0)
+    counted = data._replace(stream=lambda i: read.append(i) or data.stream(i))
+    rows = stream.batches(counted, KEY, 0, (1, 5), num_threads=2, prefetch=4)
+    next(rows)
+    deadline = time.monotonic() + 10
+    while len(read) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(read) >= 3
+
+
+def test_resident_set_is_refused():
+    with pytest.raises(ValueError, match="'a' lives on the device"):
+        stream.batches(example_set(10_000), KEY, 0, (2, 6))
+
+
+def test_missing_grain_is_named(monkeypatch):
+    real_import = builtins.__import__
+
+    def without_grain(name, *args, **kwargs):
+        if name == "grain":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_grain)
+    with pytest.raises(ImportError, match="pip install grain"):
+        stream.batches(example_set(0), KEY, 0, (2, 6))

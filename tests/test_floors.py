@@ -1,0 +1,70 @@
+"""No file imports from its own floor's other rooms, or from above."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLOORS = {
+    "types": 0,
+    "parallel": 0,
+    "command": 0,
+    "objectives": 1,
+    "networks": 1,
+    "data": 1,
+    "plotting": 1,
+    "samplers": 2,
+    "learners": 3,
+    "evaluation": 4,
+    "experiment": 4,
+    "checkpoint": 4,
+    "metrics": 4,
+    "training": 5,
+    "sampling": 5,
+}
+FILES = sorted(
+    path for path in (ROOT / "megjax").rglob("*.py") if path.name != "__init__.py"
+)
+
+
+def room(path):
+    """The top-level file or package of megjax that a path belongs to."""
+    return path.relative_to(ROOT / "megjax").parts[0].removesuffix(".py")
+
+
+def imported_rooms(source):
+    """Rooms that a source text imports, `from megjax import x` included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if parts == ["megjax"]:
+                yield from (alias.name for alias in node.names)
+            elif parts[0] in ("megjax", "configs"):
+                yield parts[1] if parts[0] == "megjax" else "configs"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] in ("megjax", "configs"):
+                    yield parts[1] if parts[0] == "megjax" else "configs"
+
+
+def violations(own, source):
+    return [
+        other
+        for other in imported_rooms(source)
+        if other != own and FLOORS.get(other, 99) >= max(FLOORS[own], 1)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_come_from_below(path):
+    assert room(path) in FLOORS, "give the new room a floor"
+    assert violations(room(path), path.read_text()) == []
+
+
+def test_violations_are_seen():
+    assert violations("samplers", "from megjax.learners import meg") == ["learners"]
+    assert violations("learners", "import configs.base") == ["configs"]
+    assert violations("training", "from megjax import sampling") == ["sampling"]
+    assert violations("learners", "from megjax.samplers import mala") == []

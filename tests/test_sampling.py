@@ -1,0 +1,232 @@
+"""Walks on closed-form learners: a scaled generator and a quadratic energy."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+from megjax import parallel, sampling
+from megjax.learners.learner import Learner
+from megjax.samplers import rwm
+
+SHIFT = 0.5
+
+
+def linear(shape, latent_dim=None):
+    """G(z) = scale * z as images or vectors, E(x) = |x|^2 / 2."""
+    dim = latent_dim or int(np.prod(shape))
+
+    def latents(key, num):
+        return parallel.shard(jax.random.normal(key, (num, dim)))
+
+    def generate(state, z):
+        return (state["scale"] * z).reshape(-1, *shape)
+
+    def sample(key, state, num):
+        return generate(state, latents(key, num))
+
+    def energy(state, x):
+        return jnp.sum(x.reshape(len(x), -1) ** 2, axis=1) / 2
+
+    return Learner(None, None, sample, energy, 1, latents, generate)
+
+
+STATE = {"scale": jnp.float32(1.0)}
+PLANE = linear((2,))
+run = functools.partial(sampling.run, jax.random.key(0))
+
+
+def test_tilted_prior_has_the_variance_of_the_closed_form():
+    """N(0, I) exp(-|z|^2 / 2) = N(0, I / 2); the energy is |z|^2 / 2."""
+    walk = run(PLANE, STATE, num=512)
+    assert abs(np.mean(walk.z**2) - 0.5) < 4 * 0.5 * np.sqrt(2 / walk.z.size)
+    np.testing.assert_allclose(
+        walk.energy[:, -1], np.sum(walk.x**2, axis=1) / 2, rtol=1e-5
+    )
+    np.testing.assert_allclose(walk.x, walk.z)
+    rms = np.sqrt(np.mean(walk.z**2, axis=1))
+    np.testing.assert_allclose(walk.rms[:, -1], rms, rtol=1e-5)
+    found = sampling.summary(walk)
+    assert abs(found["acceptance"] - 0.574) < 0.12
+    assert found["energy_after"] < found["energy_before"]
+
+
+def test_walks_start_at_fresh_samples_and_keep_snapshots():
+    walk = run(PLANE, STATE, num=512, steps=20, num_snapshots=5)
+    assert walk.energy.shape == walk.rms.shape == (512, 21)
+    assert walk.acceptance_prob.shape == walk.finite.shape == (512, 20)
+    np.testing.assert_array_equal(walk.times, [0, 5, 10, 15, 20])
+    assert walk.snapshots.shape == (sampling.SHOWN_CHAINS, 5, 2)
+    np.testing.assert_array_equal(walk.snapshots[:, 0], walk.before[:64])
+    np.testing.assert_array_equal(walk.snapshots[:, -1], walk.x[:64])
+    before = np.sum(walk.before**2, axis=1) / 2
+    np.testing.assert_allclose(walk.energy[:, 0], before, rtol=1e-5)
+    assert abs(np.mean(walk.before**2) - 1) < 4 * np.sqrt(2 / 1024)
+
+
+def test_without_inverse_temperature_the_generator_comes_back():
+    walk = run(PLANE, STATE, num=512, inverse_temperature=0.0)
+    assert abs(np.mean(walk.z**2) - 1) < 4 * np.sqrt(2 / walk.z.size)
+    assert not sampling.warnings(walk)
+
+
+def test_without_prior_latents_diffuse_and_a_warning_says_so():
+    flat = PLANE._replace(energy=lambda state, x: 0 * jnp.sum(x, axis=1))
+    walk = run(flat, STATE, num=1000, prior="none")
+    np.testing.assert_allclose(walk.step_size, 0.01, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(walk.z**2), 1 + 2 * 0.01 * 100, rtol=0.1)
+    assert any("left the prior: rms(z) = 1.7" in w for w in sampling.warnings(walk))
+
+
+def test_data_space_reaches_the_model():
+    """exp(-|x|^2 / 2) from samples of twice its width, by random walk."""
+    state = {"scale": jnp.float32(2.0)}
+    walk = run(
+        PLANE, state, space="data", num=512, steps=100, step_size=1.2, kernel_fn=rwm.rwm
+    )
+    assert walk.z is None and walk.step_size == 1.2
+    assert abs(np.mean(walk.x**2) - 1) < 4 * np.sqrt(2 / walk.x.size)
+
+
+def test_plain_samples(tmp_path):
+    walk = run(PLANE, STATE, space="none", num=50)
+    assert walk.energy.shape == (50, 1) and np.isnan(walk.step_size)
+    np.testing.assert_array_equal(walk.x, walk.before)
+    report = sampling.write(walk, tmp_path)
+    assert report["acceptance"] is None and report["warnings"] == []
+    names = {"samples.npz", "after.png", "report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_chains_in_groups_and_calls_make_the_same_walk(monkeypatch):
+    settings = {"num": 6, "steps": 8, "step_size": 0.3, "num_snapshots": 3}
+    whole = run(PLANE, STATE, **settings)
+    monkeypatch.setattr(sampling, "STEPS_PER_CALL", 3)
+    pieces = run(PLANE, STATE, **settings)
+    np.testing.assert_allclose(pieces.energy, whole.energy, rtol=1e-5)
+    monkeypatch.setattr(sampling, "CHAINS_PER_CALL", 4)
+    groups = run(PLANE, STATE, **settings)
+    assert groups.energy.shape == whole.energy.shape
+    assert len(np.unique(groups.z[:, 0])) == 6
+
+
+def test_stuck_chains_and_broken_energies_are_reported():
+    walk = run(PLANE, STATE, num=512, steps=20, num_snapshots=5, step_size=1e6)
+    found = sampling.summary(walk)
+    assert found["stuck"] == 1 and found["energy_r_hat"] == np.inf
+    assert any("100% of the chains are stuck" in w for w in sampling.warnings(walk))
+    hole = PLANE._replace(
+        energy=lambda state, x: jnp.where(
+            jnp.any(jnp.abs(x) > 4, axis=1), jnp.nan, jnp.sum(x**2, axis=1)
+        )
+    )
+    walk = run(hole, STATE, num=50, steps=20, step_size=2.0)
+    assert any("NaN or infinite" in w for w in sampling.warnings(walk))
+    nowhere = PLANE._replace(energy=lambda state, x: jnp.log(-jnp.ones(len(x))))
+    with pytest.raises(FloatingPointError, match="energy of 5 of 5 starting samples"):
+        run(nowhere, STATE, num=5)
+
+
+@pytest.mark.parametrize("channels, width", [(1, 8), (3, 8), (4, 16)])
+def test_pictures_of_images(tmp_path, channels, width):
+    learner = linear((8, 8, channels), latent_dim=64 * channels)
+    walk = run(learner, STATE, num=9, steps=3, warmup=3)
+    report = sampling.write(walk, tmp_path)
+    side = 3 * (width * -(-48 // width) + 2) + 2
+    for name in ("before.png", "after.png"):
+        assert PIL.Image.open(tmp_path / name).size == (side, side)
+    assert PIL.Image.open(tmp_path / "walk.gif").n_frames == 4
+    assert {"timeline.png", "traces.png"} <= {path.name for path in tmp_path.iterdir()}
+    stored = np.load(tmp_path / "samples.npz")
+    np.testing.assert_array_equal(stored["x"], walk.x)
+    np.testing.assert_array_equal(stored["z"], walk.z)
+    assert stored["energy"].shape == (9, 4)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_pictures_of_the_plane_and_none_of_other_vectors(tmp_path):
+    sampling.write(
+        run(PLANE, STATE, num=512, steps=10, num_snapshots=3), tmp_path / "plane"
+    )
+    assert len(list((tmp_path / "plane").iterdir())) == 7
+    vectors = run(linear((5,)), STATE, num=20, steps=4, warmup=3)
+    sampling.write(vectors, tmp_path / "vectors")
+    names = {path.name for path in (tmp_path / "vectors").iterdir()}
+    assert names == {"samples.npz", "traces.png", "report.json"}
+
+
+def test_landscape_is_the_normalised_density():
+    density, extent = run(PLANE, STATE, num=512, space="none").landscape
+    cell = (extent[1] - extent[0]) / len(density)
+    np.testing.assert_allclose(density.sum() * cell**2, 1, rtol=1e-4)
+    axis = extent[0] + cell * (np.arange(len(density)) + 0.5)
+    ratio = density[150, 100] / density[100, 100]
+    expected = np.exp(-(axis[150] ** 2 - axis[100] ** 2) / 2)
+    np.testing.assert_allclose(ratio, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"space": "pixels"}, "space='pixels': choose one of latent, data, none"),
+        ({"prior": "flat"}, "prior='flat': choose one of none, gaussian"),
+        ({"num": 0}, "num=0, steps=100: both must be at least 1"),
+        ({"step_size": -1.0}, "step_size=-1.0: must be positive"),
+        ({"inverse_temperature": -1.0}, "inverse_temperature=-1.0: must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(PLANE, STATE, **settings)
+
+
+def test_latent_space_needs_a_generator():
+    with pytest.raises(ValueError, match="needs a generator and this method has none"):
+        run(PLANE._replace(generate=None, latents=None), STATE)
+
+
+EIGHT = """
+import jax, numpy as np
+import test_sampling as t
+from megjax import parallel
+settings = dict(num=16, steps=6, step_size=0.3)
+many = t.run(t.PLANE, t.STATE, **settings)
+one = t.run(t.PLANE, t.STATE, **settings, mesh=parallel.data_mesh(jax.devices()[:1]))
+np.testing.assert_allclose(many.energy, one.energy, rtol=1e-5)
+group = t.sampling.Target(t.PLANE, "latent", "gaussian", t.sampling.mala.mala)
+with jax.set_mesh(parallel.data_mesh()):
+    states = t.sampling._started(group, 16, jax.random.key(0), t.STATE, 1.0)
+    chains = t.sampling.Chains(jax.random.key(1), states, t.STATE, 1.0)
+    states, record = t.sampling._walked(group, 4, chains, 0, 0.3)
+for v in jax.tree.leaves((states, record)):
+    assert v.sharding.shard_shape(v.shape)[0] == 2, v.sharding
+print("agree on", jax.device_count())
+"""
+
+
+def test_eight_devices_share_the_chains_and_agree_with_one():
+    here = os.path.dirname(__file__)
+    flags = "--xla_force_host_platform_device_count=8"
+    path = os.pathsep.join([here, os.path.dirname(here)])
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", EIGHT]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "agree on 8", done.stderr
+
+
+def test_lines_of_a_report(tmp_path):
+    walk = run(PLANE, STATE, num=512, steps=20, num_snapshots=5, step_size=1e6)
+    lines = sampling.lines(sampling.write(walk, tmp_path))
+    text = "\n".join(lines)
+    assert "acceptance    0.000, lowest chain 0.000" in text
+    assert "R-hat         undefined" in text
+    assert lines[-1].startswith("warning: ")
+    plain = run(PLANE, STATE, num=512, space="none")
+    assert len(sampling.lines(sampling.write(plain, tmp_path))) == 1
