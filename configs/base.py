@@ -64,14 +64,18 @@ def image_config(side, penalty=10.0):
     return config
 
 
-def image_meg(config, data):
-    """MEG on images, with the reference's networks for 28 pixels and for 4 x 2^n."""
+def image_meg(config, data, **initial):
+    """MEG on images, with the reference's networks for 28 pixels and for 4 x 2^n.
+
+    initial: `default_init` of the networks for 4 x 2^n pixels.
+    """
+    at_least("width", config.width, 1)
     side, channels = data.shape[0], data.shape[-1]
     latent_dim, dtype = config.meg.latent_dim, compute_dtype(config.dtype)
-    family = dcgan if side == 28 else ladder
-    slope = 0.2 if side == 28 else 0.1
-    size = {} if side == 28 else {"image_size": side}
-    trunk = family.Trunk(config.width, slope, dtype=dtype)
+    family, slope, size = ladder, 0.1, {"image_size": side, **initial}
+    if side == 28:
+        family, slope, size = dcgan, 0.2, {}
+    trunk = family.Trunk(config.width, slope, dtype=dtype, **initial)
     learner = meg.meg(
         meg_spec(
             config,

@@ -23,4 +23,5 @@ def build(config):
         image_size=config.image_size,
         crop=140,
     )
-    return base.image_meg(config, data)
+    # The reference leaves PyTorch's default initialisation here.
+    return base.image_meg(config, data, default_init=True)

@@ -23,7 +23,7 @@ VARIANTS = ("paper", "calibrated")
 def get_config(variant="paper"):
     """The settings of a variant."""
     config = base.get_config()
-    config.batch_size, config.width, config.energy_scale = 256, 512, 1.0
+    config.batch_size, config.width = 256, 512
     config.meg = base.meg_defaults() | {"latent_dim": 2}
     config.train.iterations_per_call_cpu = 50
     config.train.evaluate_every = 10_000
@@ -38,18 +38,22 @@ def get_config(variant="paper"):
 def calibrate(config):
     """Settings under which exp(-E) itself is near the density of the data.
 
-    A hundred times less penalty lets the energy follow modes this narrow, and decaying
-    learning rates let it settle. Scaling E by c is the same as scaling the weight of
-    the information by c and that of the penalty by 1/c, so c is free to be chosen such
-    that the best inverse temperature is 1.
+    InfoNCE does not saturate as the Jensen-Shannon bound does, so the entropy keeps its
+    unit, the nat, and the energy with it; a hundred times less penalty lets the energy
+    follow modes this narrow; decaying rates and averaged weights stop the circling of
+    the players around their equilibrium.
     """
-    config.width, config.energy_scale = 128, 4.0
+    config.width = 128
     config.train.num_steps = 15_000
     config.train.evaluate_every = 5000
     config.meg.update(
         {
-            "score_weight": 0.01 / config.energy_scale,
-            "information_weight": 1.0 * config.energy_scale,
+            "score_weight": 0.001,
+            "information_weight": 1.0,
+            "bound": "info_nce",
+            "pairing": "roll_rows",
+            "num_marginals": 15,
+            "average_decay": 0.999,
             "learning_rate": 5e-4,
             "schedule": "cosine",
         }
@@ -69,7 +73,7 @@ def planar_meg(config, data, mixture=None):
     learner = meg.meg(
         base.meg_spec(
             config,
-            energy=heads.Energy(mlp.Trunk(hidden, dtype=dtype), config.energy_scale),
+            energy=heads.Energy(mlp.Trunk(hidden, dtype=dtype)),
             generator=mlp.Generator(hidden, 2, dtype=dtype),
             statistics=mlp.Statistics(hidden, dtype=dtype),
         )

@@ -1,12 +1,15 @@
 """How the scripts run: one line for what a person got wrong, never a traceback."""
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
-MISTAKES = (ValueError, OSError, FloatingPointError, flags.Error)
+MISTAKES = (ValueError, OSError, FloatingPointError, ImportError, flags.Error)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -15,13 +18,20 @@ def run(main: Callable[[], int | None]) -> None:
     Mistakes in flags, configs, files and data end with one line on stderr and status
     1; so do flags that absl refuses. Set MEGJAX_TRACEBACK=1 for the traceback.
     """
-    logging.set_verbosity(logging.INFO)
+    # Orbax tells its progress through absl; ours goes through the package's logger.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("megjax").addHandler(handler)
+    logging.getLogger("megjax").setLevel(logging.INFO)
+    logging.getLogger("megjax").propagate = False
     app.run(lambda argv: sys.exit(_told(lambda: _run(main, argv))), flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
     # A config override that names no field raises AttributeError or KeyError.
-    return _told(lambda: flags.FLAGS(argv), (*MISTAKES, AttributeError, KeyError))
+    mistakes = (*MISTAKES, AttributeError, KeyError, SyntaxError)
+    return _told(lambda: flags.FLAGS(argv), mistakes)
 
 
 def _run(main: Callable[[], int | None], argv: list[str]) -> int | None:
@@ -31,11 +41,39 @@ def _run(main: Callable[[], int | None], argv: list[str]) -> int | None:
 
 
 def _told(call: Callable, mistakes: tuple = MISTAKES):
-    """call(), with mistakes printed in one line."""
+    """call(), with mistakes and a lack of memory printed in one line."""
     try:
         return call()
-    except mistakes as error:
-        if os.environ.get("MEGJAX_TRACEBACK"):
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (*mistakes, MemoryError, RuntimeError) as error:
+        told = isinstance(error, mistakes) or _is_memory(error)
+        if os.environ.get("MEGJAX_TRACEBACK") or not told:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_words(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether NumPy or XLA, whose error is a RuntimeError, ran out of memory."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, MemoryError) or any(w in str(error) for w in words)
+
+
+def _words(error: BaseException) -> str:
+    """The message of an error in one line.
+
+    Flag parsing wraps what a config file raises, traceback and all: the cause counts.
+    """
+    while "Error whilst parsing config file" in str(error) and error.__context__:
+        error = error.__context__
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AttributeError | KeyError):
+        name = words.strip("'\"")
+        return f"the config has no field {name}: its fields are in the config file"
+    if isinstance(error, MemoryError | RuntimeError):
+        return f"out of memory ({words[:160]}): lower config.batch_size or config.width"
+    unread, _, cause = words.partition("[Errno")
+    if "failure to load" in unread:
+        return f"no config file there: [Errno{cause}"
+    return words

@@ -67,7 +67,7 @@ def timeline(x: np.ndarray, steps: Sequence[int], *, title: str = "") -> np.ndar
     x = np.asarray(x)
     chains, times = x.shape[:2]
     picture = image_grid(x.reshape(-1, *x.shape[2:]), columns=times)
-    canvas, axes = _framed(picture, left=44, bottom=40, top=26 if title else 8)
+    canvas, axes = _framed(picture, left=52, bottom=40, top=26 if title else 8)
     tile = (picture.shape[1] - GAP) / times
     axes.set_xticks((np.arange(times) + 0.5) * tile, [str(step) for step in steps])
     tile = (picture.shape[0] - GAP) / chains

@@ -8,6 +8,7 @@ for bit.
 import contextlib
 import functools
 import itertools
+import logging
 import math
 import pathlib
 import resource
@@ -26,6 +27,8 @@ from megjax.data import order, stream
 from megjax.data.dataset import Dataset
 from megjax.learners.learner import Learner
 from megjax.types import Key, Metrics, PyTree
+
+LOG = logging.getLogger(__name__)
 
 
 class Keys(NamedTuple):
@@ -119,13 +122,7 @@ def keys(seed: int) -> Keys:
 
 def initial_state(learner: Learner, data: Dataset, batch_size: int, key: Key) -> PyTree:
     """A fresh learner state, replicated over the mesh that is set."""
-    x = jax.ShapeDtypeStruct((batch_size, *data.shape), jnp.float32)
-    mesh = jax.sharding.get_mesh()
-    init = jax.jit(
-        lambda key: learner.init(key, jnp.zeros(x.shape, x.dtype)),
-        out_shardings=None if mesh.empty else parallel.replicated(mesh),
-    )
-    return init(key)
+    return _init(learner, data, batch_size)(key)
 
 
 def iteration(
@@ -198,7 +195,7 @@ def calls(
     program = functools.cache(lambda num: compiled(one, num))
     mesh = jax.sharding.get_mesh()
     if resident:
-        length, feed = iterations_per_call(settings), itertools.repeat(data.store)
+        length = iterations_per_call(settings)
         feed = itertools.repeat(parallel.replicate(data.store, mesh))
     else:
         shape = (built.learner.num_batches, config.batch_size)
@@ -227,14 +224,16 @@ def train(
     """
     settings = config.train
     _check(config)
-    checkpoint.claim(workdir, config_file, experiment.plain_values(config))
     samples_per_iteration = built.learner.num_batches * config.batch_size
     with (
         jax.set_mesh(parallel.data_mesh(devices)),
-        checkpoint.opened(workdir, keep=settings.keep) as checkpoints,
         interruption() as interrupted,
+        checkpoint.opened(workdir, keep=settings.keep) as checkpoints,
     ):
+        checkpoint.claim(workdir, config_file, experiment.plain_values(config))
         state, first = latest(checkpoints, config, built)
+        if first:
+            LOG.info("resuming at step %d of %d", first, settings.num_steps)
         with metrics.opened(workdir, first, settings.num_steps) as writer:
             window = Window(samples_per_iteration)
             for step, num, call in calls(config, built, first):
@@ -245,32 +244,39 @@ def train(
                     window.pause()
                 step += num
                 last, stopped = step == settings.num_steps, interrupted()
-                due = functools.partial(_due, step, last or stopped)
-                if due(settings.log_every) or due(settings.save_every):
+                log, save = (
+                    last or stopped or step % every == 0
+                    for every in (settings.log_every, settings.save_every)
+                )
+                evaluation = last or step % settings.evaluate_every == 0
+                if log or save or evaluation:
                     scalars = window.scalars(step)
-                if due(settings.log_every):
+                if log:
                     writer.write(step, scalars)
+                    writer.progress(step, scalars)
                     window = Window(samples_per_iteration)
-                if due(settings.save_every):
-                    checkpoint.save(checkpoints, step, state)
-                if stopped:
-                    raise Stopped(stopped, step)
-                if step % settings.evaluate_every == 0 and not last:
+                if evaluation:
                     evaluate(built, settings.seed, state, step, writer)
                     window.pause()
-            evaluate(built, settings.seed, state, settings.num_steps, writer)
+                # Last, so that a run resumes with everything up to here written.
+                if save:
+                    checkpoint.save(checkpoints, step, state)
+                if stopped and not last:
+                    checkpoint.finished(checkpoints)
+                    raise Stopped(stopped, step)
+            digest = checkpoint.state_digest(state)
+            LOG.info("step %d state sha256 %s", settings.num_steps, digest)
     return state
-
-
-def _due(step: int, always: bool, every: int) -> bool:
-    return bool(always) or step % every == 0
 
 
 def evaluate(built, seed, state, step, writer) -> None:
     """Writes what the experiment's evaluations report; the same key every time."""
     for name, evaluation in built.evaluations.items():
         report = evaluation(keys(seed).evaluation, state)
-        writer.write(step, {f"{name}/{k}": v for k, v in report.metrics.items()})
+        found = ", ".join(f"{k} {v:.4g}" for k, v in report.metrics.items())
+        LOG.info("step %d %s: %s", step, name, found or "see the pictures")
+        if report.metrics:
+            writer.write(step, {f"{name}/{k}": v for k, v in report.metrics.items()})
         writer.write_pictures(
             step, {f"{name}_{k}": v for k, v in report.pictures.items()}
         )
@@ -279,9 +285,9 @@ def evaluate(built, seed, state, step, writer) -> None:
 def latest(checkpoints, config, built) -> tuple[PyTree, int]:
     """The newest intact state and its step, or a fresh state and 0."""
     key = keys(config.train.seed).init
-    state = initial_state(built.learner, built.data, config.batch_size, key)
-    found = checkpoint.restore(checkpoints, jax.eval_shape(lambda s: s, state))
-    return (found[1], found[0]) if found else (state, 0)
+    init = _init(built.learner, built.data, config.batch_size)
+    found = checkpoint.restore(checkpoints, init.eval_shape(key))
+    return (found[1], found[0]) if found else (init(key), 0)
 
 
 def restore(workdir: pathlib.Path) -> Restored:
@@ -294,7 +300,9 @@ def restore(workdir: pathlib.Path) -> Restored:
     built = config.build(config)
     with (
         jax.set_mesh(parallel.data_mesh()),
-        checkpoint.opened(workdir, keep=config.train.keep) as checkpoints,
+        checkpoint.opened(
+            workdir, keep=config.train.keep, writable=False
+        ) as checkpoints,
     ):
         state, step = latest(checkpoints, config, built)
     if not step:
@@ -306,8 +314,8 @@ def restore(workdir: pathlib.Path) -> Restored:
 def interruption() -> Iterator[Callable[[], int | None]]:
     """Turns SIGTERM and SIGINT into a question: the number of the first that came.
 
-    A second Ctrl-C ends the program at once. Outside the main thread signals are left
-    alone.
+    A Ctrl-C after that ends the program at once. Outside the main thread signals are
+    left alone.
     """
     received = []
 
@@ -335,6 +343,15 @@ def peak_memory() -> int:
     peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return max(peaks, default=resident)
+
+
+def _init(learner: Learner, data: Dataset, batch_size: int) -> Callable:
+    """The compiled key -> state; its shapes carry the sharding, too."""
+    mesh = jax.sharding.get_mesh()
+    return jax.jit(
+        lambda key: learner.init(key, jnp.zeros((batch_size, *data.shape))),
+        out_shardings=None if mesh.empty else parallel.replicated(mesh),
+    )
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

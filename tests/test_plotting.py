@@ -50,7 +50,7 @@ def test_timeline_shows_the_grid_pixel_by_pixel():
     picture = plotting.timeline(x, [0, 10, 20, 30])
     grid = plotting.image_grid(x.reshape(12, 8, 8, 1), columns=4)
     height, width = grid.shape[:2]
-    np.testing.assert_array_equal(picture[8 : 8 + height, 44 : 44 + width], grid)
+    np.testing.assert_array_equal(picture[8 : 8 + height, 52 : 52 + width], grid)
     below = picture[8 + height :]
     assert below.min() < 100  # labels
 

@@ -67,8 +67,9 @@ class Spec(NamedTuple):
     num_marginals: M, independent latents per sample.
     generator_first: update order within an iteration; True as the reference code,
         False as Algorithm 1 prints it.
-    average_decay: of the running average of generator weights used by `sample` and
-        `generate`; 0 keeps none.
+    average_decay: per iteration, of the running averages of the generator's and the
+        energy's weights, which `sample`, `generate` and `energy` then use: the players
+        circle around their equilibrium. 0, the paper's choice, keeps none.
     """
 
     energy: linen.Module
@@ -91,7 +92,7 @@ class Spec(NamedTuple):
 
 @struct.dataclass
 class State:
-    """The three players; `average` holds averaged generator weights or None."""
+    """The three players; `average`: None, or averaged weights of two of them."""
 
     energy: Player
     generator: Player
@@ -117,15 +118,13 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     key_energy, key_generator, key_statistics = jax.random.split(key, 3)
     z = jnp.zeros((len(x), spec.latent_dim))
     generator = spec.generator.init(key_generator, z, train=False)
-    return State(
+    statistics = spec.statistics.init(key_statistics, x, z[None])
+    state = State(
         energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
         generator=player(generator, spec.generator_optimizer),
-        statistics=player(
-            spec.statistics.init(key_statistics, x, z[None]),
-            spec.statistics_optimizer,
-        ),
-        average=generator["params"] if spec.average_decay else None,
+        statistics=player(statistics, spec.statistics_optimizer),
     )
+    return state.replace(average=weights(state)) if spec.average_decay else state
 
 
 def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
@@ -137,6 +136,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     else:
         state, contrast = energy_updates(spec, key_energy, state, x)
         state, entropy = generator_update(spec, key_generator, state, x.shape[1])
+    state = averaged(spec, state)
     return state, contrast | entropy | weight_norms(state)
 
 
@@ -221,7 +221,6 @@ def generator_update(
         statistics=updated(
             state.statistics, gradient["statistics"], spec.statistics_optimizer
         ),
-        average=averaged(spec, state.average, generator.params),
     )
     return state, {
         "information": information,
@@ -248,7 +247,11 @@ def generated(
 
 
 def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
-    """Latents [B, k] after a few MALA steps under p(z) exp(-beta E(G(z)))."""
+    """Latents [B, k] after a few MALA steps under p(z) exp(-beta E(G(z))).
+
+    With the weights in training, averaged or not.
+    """
+    state = state.replace(average=None)
     log_density = latent.log_density(
         lambda z: energy(spec, state, generate(spec, state, z)),
         inverse_temperature=spec.refinement.inverse_temperature,
@@ -263,11 +266,19 @@ def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
     return jax.vmap(walk)(jax.random.split(key, len(z)), z)
 
 
-def averaged(spec: Spec, average: PyTree, params: PyTree) -> PyTree:
-    """The running average of generator weights after one more iterate, or None."""
-    if average is None:
-        return None
-    return optax.incremental_update(params, average, 1 - spec.average_decay)
+def weights(state: State) -> PyTree:
+    """The weights that are averaged: those a trained model needs."""
+    return {"energy": state.energy.params, "generator": state.generator.params}
+
+
+def averaged(spec: Spec, state: State) -> State:
+    """The state with its averages moved on by one iteration, where it has them."""
+    if state.average is None:
+        return state
+    rate = 1 - spec.average_decay
+    return state.replace(
+        average=optax.incremental_update(weights(state), state.average, rate)
+    )
 
 
 def weight_norms(state: State) -> Metrics:
@@ -286,7 +297,7 @@ def latents(spec: Spec, key: Key, num: int) -> Array:
 
 def generate(spec: Spec, state: State, z: Array) -> Array:
     """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
-    params = state.generator.params if state.average is None else state.average
+    params = (state.average or weights(state))["generator"]
     return spec.generator.apply(
         {"params": params, **state.generator.variables}, z, train=False
     )
@@ -299,4 +310,5 @@ def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
 
 def energy(spec: Spec, state: State, x: Array) -> Array:
     """E(x) of every example: [B, ...] -> [B]."""
-    return spec.energy.apply({"params": state.energy.params}, x)
+    params = (state.average or weights(state))["energy"]
+    return spec.energy.apply({"params": params}, x)

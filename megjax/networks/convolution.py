@@ -20,9 +20,12 @@ from megjax.types import Array
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 
-# Side of the small image up to which columns and a dot beat XLA:CPU's convolution.
+# Up to these sides of the small image, or channels of the large one, columns and a dot
+# beat XLA:CPU's convolution. Its convolution also swaps operands where the kernel is
+# larger than the image, and is then a hundred times slower.
 _DOT_SIDE = 4
 _DOT_SIDE_TRANSPOSED = 8
+_DOT_CHANNELS_TRANSPOSED = 4
 
 
 class Geometry(NamedTuple):
@@ -121,7 +124,8 @@ def _transposed_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
     """
     stride = geometry.stride
     taps = -(-geometry.kernel // stride)
-    if min(geometry.reduced) > _DOT_SIDE_TRANSPOSED:
+    thin = kernel.shape[2] <= _DOT_CHANNELS_TRANSPOSED
+    if min(geometry.reduced) > _DOT_SIDE_TRANSPOSED and not thin:
         phase = partial(_phase_by_convolution, y, kernel, stride, taps)
     else:
         columns = _dot(y, kernel.reshape(-1, kernel.shape[3]), ((3,), (1,)))

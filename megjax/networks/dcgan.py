@@ -16,11 +16,10 @@ from megjax.networks.layers import (
     Linear,
     TransposedConvolution,
     divided,
+    kernel_std,
 )
 from megjax.networks.piecewise import LeakyReLU
 from megjax.types import Array
-
-KERNEL_STD = 0.02
 
 
 class Trunk(linen.Module):
@@ -37,7 +36,7 @@ class Trunk(linen.Module):
             x = Convolution(
                 divided(self.width, divisor),
                 *(5, 2, 2),
-                kernel_std=KERNEL_STD,
+                kernel_std=kernel_std(self.width),
                 dtype=self.dtype,
                 name=f"convolution_{i}",
             )(x)
@@ -64,7 +63,7 @@ class Generator(linen.Module):
             x = TransposedConvolution(
                 features,
                 *(5, 2, 2, output_padding),
-                kernel_std=KERNEL_STD,
+                kernel_std=kernel_std(self.width),
                 dtype=self.dtype,
                 name=f"convolution_{i}",
             )(x)

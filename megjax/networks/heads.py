@@ -13,13 +13,9 @@ from megjax.types import Array
 
 
 class Energy(linen.Module):
-    """E(x) = scale (w . trunk(x) + b): x [B, ...] -> [B].
-
-    scale: a constant, for energies whose size is set by hand.
-    """
+    """E(x) = w . trunk(x) + b: x [B, ...] -> [B]."""
 
     trunk: linen.Module
-    scale: float = 1.0
 
     @property
     def piecewise_linear(self) -> bool:
@@ -30,7 +26,7 @@ class Energy(linen.Module):
     def __call__(self, x: Array) -> Array:
         h = self.trunk(x)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
-        return self.scale * Linear(1, dtype=dtype, name="output")(h)[..., 0]
+        return Linear(1, dtype=dtype, name="output")(h)[..., 0]
 
 
 class Statistics(linen.Module):

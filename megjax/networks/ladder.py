@@ -16,24 +16,24 @@ from megjax.networks.layers import (
     Linear,
     TransposedConvolution,
     divided,
+    kernel_std,
 )
 from megjax.networks.piecewise import LeakyReLU
 from megjax.types import Array
 
 SEED_SIDE = 4
-KERNEL_STD = 0.02
 
 
 class Trunk(linen.Module):
     """Features x [B, H, H, C] -> [B, 16 width]; piecewise linear, no normalisation.
 
-    kernel_std: of the initial kernels; None for PyTorch's default, as the reference
-        code has it for CelebA.
+    default_init: initial kernels from PyTorch's default instead of a normal, as the
+        reference code has them for CelebA.
     """
 
     width: int = 512
     slope: float = 0.1
-    kernel_std: float | None = KERNEL_STD
+    default_init: bool = False
     dtype: Any = jnp.float32
     piecewise_linear = True
 
@@ -48,9 +48,8 @@ class Trunk(linen.Module):
         return x.reshape(len(x), -1)
 
     def _layer(self, name, features, form, x) -> Array:
-        x = Convolution(
-            features, *form, kernel_std=self.kernel_std, dtype=self.dtype, name=name
-        )(x)
+        std = None if self.default_init else kernel_std(self.width)
+        x = Convolution(features, *form, kernel_std=std, dtype=self.dtype, name=name)(x)
         return LeakyReLU(self.slope, name=f"{name}_activation")(x)
 
 
@@ -58,18 +57,19 @@ class Generator(linen.Module):
     """z [B, k] -> images [B, image_size, image_size, channels] in [-1, 1].
 
     As in the reference code the linear seed enters the first transposed convolution
-    without normalisation or nonlinearity. kernel_std: as in `Trunk`.
+    without normalisation or nonlinearity. default_init: as in `Trunk`.
     """
 
     image_size: int
     width: int = 512
     channels: int = 3
-    kernel_std: float | None = KERNEL_STD
+    default_init: bool = False
     dtype: Any = jnp.float32
 
     @linen.compact
     def __call__(self, z: Array, train: bool) -> Array:
-        settings = {"kernel_std": self.kernel_std, "dtype": self.dtype}
+        std = None if self.default_init else kernel_std(self.width)
+        settings = {"kernel_std": std, "dtype": self.dtype}
         seed = Linear(SEED_SIDE**2 * self.width, dtype=self.dtype, name="seed")
         x = seed(z).reshape(len(z), SEED_SIDE, SEED_SIDE, self.width)
         for i, features in enumerate(widths(self.width, self.image_size)[::-1]):

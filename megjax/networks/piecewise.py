@@ -4,7 +4,6 @@ With the activation pattern of x held fixed, such a network is affine, and the t
 of E at x along v is a difference of two of its values.
 """
 
-
 import jax
 import jax.numpy as jnp
 from flax import linen
