@@ -3,6 +3,7 @@
 python -m benchmarks.faults --kills=5 --flips=60
 """
 
+import logging
 import pathlib
 import random
 import re
@@ -143,6 +144,8 @@ def main() -> int:
     for name, one in [("whole", whole), *(("killed", one) for one in lives)]:
         digest = one.digest or "killed"
         print(f"{name:7}{one.first:6}{one.last:8}{one.seconds:10.2f}  {digest}")
+    # Else a warning for every bit that is seen.
+    logging.getLogger("megjax.checkpoint").setLevel(logging.ERROR)
     counts = flips(root / "killed", FLIPS.value, rng)
     print(
         f"{FLIPS.value} flipped bits:", ", ".join(f"{n} {k}" for k, n in counts.items())

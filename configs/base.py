@@ -51,6 +51,24 @@ def meg_defaults():
     }
 
 
+def in_nats():
+    """Settings that let the entropy act from the start, for short runs and densities.
+
+    InfoNCE does not saturate as the Jensen-Shannon bound does: the entropy keeps its
+    unit, the nat, and gives it to the energy. Decaying rates and averaged weights stop
+    the players from circling around their equilibrium.
+    """
+    return {
+        "bound": "info_nce",
+        "pairing": "roll_rows",
+        "num_marginals": 15,
+        "information_weight": 1.0,
+        "average_decay": 0.995,
+        "learning_rate": 3e-4,
+        "schedule": "cosine",
+    }
+
+
 def image_config(side, penalty=10.0):
     """Fields of an experiment on images with `side` pixels a side.
 
@@ -92,6 +110,7 @@ def image_meg(config, data, **initial):
 def meg_spec(config, energy, generator, statistics):
     """The MEG specification of `config.meg` and three networks."""
     settings = config.meg
+    at_least("train.num_steps", config.train.num_steps, 1)
     for field in ("latent_dim", "num_energy_updates", "num_marginals"):
         at_least(f"meg.{field}", settings[field], 1)
     for field in ("score_weight", "information_weight", "refinement_steps"):

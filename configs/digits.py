@@ -11,19 +11,7 @@ def get_config():
     """Narrow networks that train on two CPU cores in minutes."""
     config = base.image_config(8)
     config.width = 32
-    config.meg.update(
-        {
-            "latent_dim": 16,
-            "score_weight": 0.1,
-            "information_weight": 1.0,
-            "bound": "info_nce",
-            "pairing": "roll_rows",
-            "num_marginals": 15,
-            "average_decay": 0.995,
-            "learning_rate": 3e-4,
-            "schedule": "cosine",
-        }
-    )
+    config.meg.update(base.in_nats() | {"latent_dim": 16, "score_weight": 0.1})
     config.train.num_steps = 6000
     config.train.evaluate_every = 1000
     config.build = build

@@ -348,9 +348,12 @@ def peak_memory() -> int:
 def _init(learner: Learner, data: Dataset, batch_size: int) -> Callable:
     """The compiled key -> state; its shapes carry the sharding, too."""
     mesh = jax.sharding.get_mesh()
+    # It runs once, and on CPU takes longer to compile than the training step.
+    cpu = jax.default_backend() == "cpu"
     return jax.jit(
         lambda key: learner.init(key, jnp.zeros((batch_size, *data.shape))),
         out_shardings=None if mesh.empty else parallel.replicated(mesh),
+        compiler_options={"xla_backend_optimization_level": 0} if cpu else None,
     )
 
 

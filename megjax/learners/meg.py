@@ -14,6 +14,7 @@ import optax
 from flax import linen, struct
 
 from megjax import objectives, parallel
+from megjax.data import order
 from megjax.learners.learner import Learner, Player, player, updated
 from megjax.networks import piecewise
 from megjax.samplers import latent, mala
@@ -22,8 +23,14 @@ from megjax.types import Array, Key, Metrics, PyTree
 
 
 def shuffle_dimensions(key: Key, z: Array) -> Array:
-    """Every latent dimension shuffled over the batch on its own (paper): [B, k]."""
-    return jax.random.permutation(key, z, axis=0, independent=True)
+    """Every latent dimension shuffled over the batch on its own (paper): [B, k].
+
+    By the keyed bijections of the batch order: sorting takes a hundred times as long.
+    """
+    num, dim = z.shape
+    shuffled = partial(order.batch_indices, step=0, num_examples=num, shape=(num,))
+    rows = jax.vmap(shuffled)(jax.random.split(key, dim))
+    return jnp.take_along_axis(z, rows.T, axis=0)
 
 
 def shuffle_rows(key: Key, z: Array) -> Array:

@@ -1,0 +1,341 @@
+"""Every config, made small, on made-up data: it builds, steps, saves and resumes."""
+
+import functools
+import importlib
+import io
+import itertools
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from tensorflow_datasets.proto import tf_example_pb2
+
+from configs import toy_25gaussians
+from megjax import checkpoint, experiment, training
+from megjax.data import images, kdd99
+from megjax.data.dataset import Dataset
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIDES = {
+    "cifar10": (32, 32, 3),
+    "celeb_a": (218, 178, 3),
+    "oxford_flowers102": (50, 40, 3),
+}
+
+# Every config and variant; those marked train, the others differ from one that trains
+# in data alone, and their step is only traced.
+TRAINED = {
+    "digits": {},
+    "mnist_anomaly:3": {},
+    "stacked_mnist:4": {},
+    "cifar10": {},
+    "celeba": {},
+    "kdd99:raw": {},
+    "toy_25gaussians": {},
+    "toy_8gaussians:calibrated": {},
+    "custom": {"path": "{root}/table.npy"},
+}
+TRACED = {
+    "mnist": {},
+    "mnist:fashion_mnist": {},
+    "mnist:kmnist": {},
+    "mnist_small": {},
+    "mnist_anomaly": {},
+    "stacked_mnist": {},
+    "flowers": {},
+    "flowers ": {"image_size": 64},
+    "kdd99": {},
+    "toy_25gaussians:calibrated": {},
+    "toy_8gaussians": {},
+    "toy_swissroll": {},
+    "toy_swissroll:calibrated": {},
+    "custom ": {"path": "{root}/images.npy"},
+    "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
+    "digits ": {"dtype": "bfloat16"},
+    "digits  ": {"meg.refinement_steps": 1, "meg.average_decay": 0.9},
+}
+
+
+class Records(list):
+    """Serialised examples with random access."""
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, format="png")
+    return stream.getvalue()
+
+
+def source(name, **_):
+    """Forty random images with labels, in the form of a TFDS set."""
+    shape = SIDES.get(name, (28, 28))
+    rng, made = np.random.RandomState(0), Records()
+    for i in range(40):
+        feature = (example := tf_example_pb2.Example()).features.feature
+        pixels = rng.randint(0, 256, shape, dtype=np.uint8)
+        feature["image"].bytes_list.value.append(png(pixels))
+        feature["label"].int64_list.value.append(i % 10)
+        made.append(example.SerializeToString())
+    mode = "RGB" if len(shape) == 3 else "L"
+    return images._Source(made, ["image", "label"], mode)
+
+
+def table(path):
+    rng = np.random.RandomState(0)
+    return kdd99.Table(
+        rng.uniform(size=(90, 121)).astype(np.float32), np.arange(90) % 5 == 0
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """A program that was compiled once comes from a cache when a run resumes."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """Data in place of what is downloaded; the directory of the user's own."""
+    monkeypatch.setattr(images, "_source", source)
+    monkeypatch.setattr(kdd99, "table", table)
+    monkeypatch.setattr(kdd99, "_found", lambda *_: None)
+    truth = functools.partial(toy_25gaussians.truth, num=500)
+    monkeypatch.setattr(toy_25gaussians, "truth", truth)
+    rng = np.random.RandomState(1)
+    np.save(tmp_path / "table.npy", rng.normal(size=(50, 7)).astype(np.float32))
+    np.save(tmp_path / "images.npy", rng.randint(0, 256, (20, 16, 16, 3), np.uint8))
+    (tmp_path / "folder").mkdir()
+    for i in range(5):
+        picture = rng.randint(0, 256, (20, 30, 3), np.uint8)
+        (tmp_path / f"folder/{i}.png").write_bytes(png(picture))
+    return tmp_path
+
+
+def full_config(name):
+    """The config as it is, by the way that train.py and sample.py take."""
+    stem, _, argument = name.strip().partition(":")
+    module = importlib.import_module(f"configs.{stem}")
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def small_config(name, root, fields):
+    config = full_config(name)
+    settings = {
+        "batch_size": 4,
+        "meg.num_energy_updates": 1,
+        "meg.latent_dim": 3,
+        "train.num_steps": 2,
+        "train.log_every": 1,
+        "train.save_every": 1,
+        "train.evaluate_every": 100,
+    }
+    settings |= {"width": 8} if "width" in config else {}
+    for field, value in (settings | fields).items():
+        value = value.format(root=root) if isinstance(value, str) else value
+        config.update_from_flattened_dict({field: value})
+    return config
+
+
+def config_file(name):
+    stem, colon, argument = name.strip().partition(":")
+    return f"configs/{stem}.py{colon}{argument}"
+
+
+class Interruption:
+    """In place of signals: stops after the first call."""
+
+    def __enter__(self):
+        return lambda: signal.SIGTERM
+
+    def __exit__(self, *error):
+        return None
+
+
+def test_every_config_is_here():
+    stems = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"base"}
+    assert stems == {name.strip().partition(":")[0] for name in TRAINED | TRACED}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
+    config = small_config(name, made_up, TRAINED[name])
+    built = config.build(config)
+    one = jax.devices()[:1]
+
+    def train(workdir, built):
+        options = {"config_file": config_file(name), "devices": one}
+        return training.train(config, built, made_up / workdir, **options)
+
+    whole = train("whole", built)
+    with monkeypatch.context() as patch, pytest.raises(training.Stopped, match="p 1$"):
+        patch.setattr(training, "interruption", Interruption)
+        train("parts", built)
+    resumed = train("parts", built._replace(evaluations={}))
+    assert checkpoint.state_digest(resumed) == checkpoint.state_digest(whole)
+    changed = [a is not b for a, b in zip(*map(jax.tree.leaves, (whole, resumed)))]
+    assert all(changed)
+    restored = training.restore(made_up / "parts")
+    assert restored.step == 2
+    assert checkpoint.state_digest(restored.state) == checkpoint.state_digest(whole)
+    assert experiment.plain_values(restored.config) == experiment.plain_values(config)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_the_others_trace(made_up, name):
+    config = small_config(name, made_up, TRACED[name])
+    built = config.build(config)
+    batch = built.data.take(built.data.store, jnp.arange(config.batch_size))
+    assert batch.shape == (4, *built.data.shape) and batch.dtype == jnp.float32
+    assert np.isfinite(batch).all()
+    streams = training.keys(0)
+    one = training.iteration(built.learner, built.data, 4, streams, resident=True)
+    x = jnp.zeros((4, *built.data.shape))
+    state = jax.eval_shape(lambda key: built.learner.init(key, x), streams.init)
+    after, found = jax.eval_shape(one, state, 0, built.data.store)
+    assert jax.tree.map(shaped, after) == jax.tree.map(shaped, state)
+    assert all(metric.shape == () for metric in found.values())
+    sample = jax.eval_shape(lambda s: built.learner.sample(streams.init, s, 5), state)
+    assert sample.shape == (5, *built.data.shape)
+
+
+def shaped(leaf):
+    return leaf.shape, leaf.dtype
+
+
+@pytest.mark.parametrize("name", TRAINED | TRACED)
+def test_values_survive_json_and_are_documented_fields(name):
+    config = full_config(name)
+    values = experiment.plain_values(config)
+    assert checkpoint.difference(values, values) is None
+    for field in ("batch_size", "dtype"):
+        assert field in config
+    for field in ("seed", "num_steps", "log_every", "save_every", "evaluate_every"):
+        assert config.train[field] >= 0
+    assert set(checkpoint.FREE) - {"data_dir"} <= set(checkpoint._flat(values))
+    assert config.meg.beta1 == 0.5 and config.meg.beta2 == 0.9
+    loaded = experiment.load(config_file(name), values)
+    assert experiment.plain_values(loaded) == values
+
+
+def dense(*sizes):
+    return sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+
+
+def convolutions(*layers):
+    """Parameters of (kernel side, channels in, channels out) layers."""
+    return sum((k * k * a + 1) * b for k, a, b in layers)
+
+
+def networks(trunk, features, k, hidden):
+    """Parameters of E and T, which share the form of their trunk."""
+    return trunk + dense(features, 1), trunk + dense(features, k) + dense(
+        2 * k, hidden, 1
+    )
+
+
+FULL = {
+    "cifar10": (
+        (32, 32, 3),
+        *networks(
+            convolutions((3, 3, 64), (4, 64, 64), (3, 64, 128), (4, 128, 128))
+            + convolutions((3, 128, 256), (4, 256, 256), (3, 256, 512)),
+            4 * 4 * 512,
+            128,
+            512,
+        ),
+        dense(128, 8192)
+        + convolutions((4, 512, 256), (4, 256, 128), (4, 128, 64), (3, 64, 3))
+        + 2 * (256 + 128 + 64),
+    ),
+    "celeba": (
+        (64, 64, 3),
+        *networks(
+            convolutions((3, 3, 64), (4, 64, 64), (3, 64, 128), (4, 128, 128))
+            + convolutions((3, 128, 256), (4, 256, 256), (3, 256, 512))
+            + convolutions((4, 512, 512), (3, 512, 512)),
+            4 * 4 * 512,
+            128,
+            512,
+        ),
+        dense(128, 8192)
+        + convolutions((4, 512, 512), (4, 512, 256), (4, 256, 128), (4, 128, 64))
+        + convolutions((3, 64, 3))
+        + 2 * (512 + 256 + 128 + 64),
+    ),
+    "stacked_mnist": (
+        (28, 28, 3),
+        *networks(
+            convolutions((5, 3, 64), (5, 64, 128), (5, 128, 256), (5, 256, 512)),
+            2 * 2 * 512,
+            128,
+            512,
+        ),
+        dense(128, 2048)
+        + convolutions((5, 512, 256), (5, 256, 128), (5, 128, 64), (5, 64, 3))
+        + 2 * (512 + 256 + 128 + 64),
+    ),
+    "kdd99": (
+        (121,),
+        dense(121, 256, 128, 128, 1),
+        dense(153, 256, 128, 128, 1),
+        dense(32, 64, 128, 121),
+    ),
+    "toy_25gaussians": (
+        (2,),
+        dense(2, 512, 512, 512, 1),
+        dense(4, 512, 512, 512, 1),
+        dense(2, 512, 512, 512, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_parameters_at_full_width(name, monkeypatch):
+    """The layers of the reference, counted by hand."""
+    shape, num_energy, num_statistics, num_generator = FULL[name]
+    data = Dataset(
+        name, shape, 50, np.zeros((50, *shape), np.float32), lambda s, i: s[i]
+    )
+    for module, loader in (
+        (images, "tfds_images"),
+        (importlib.import_module("megjax.data.stacked"), "stacked_mnist"),
+    ):
+        monkeypatch.setattr(module, loader, lambda *_, **__: data)
+    monkeypatch.setattr(kdd99, "kdd99", lambda **_: (data, None))
+    config = full_config(name)
+    built = config.build(config)
+    x = jnp.zeros((2, *shape))
+    state = jax.eval_shape(lambda key: built.learner.init(key, x), jax.random.key(0))
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(player.params))
+        for player in (state.energy, state.statistics, state.generator)
+    ]
+    assert counts == [num_energy, num_statistics, num_generator]
+
+
+def test_a_run_of_another_version_is_told(made_up):
+    values = experiment.plain_values(full_config("digits"))
+    with pytest.raises(ValueError, match="does not fit today's digits.py"):
+        experiment.load("configs/digits.py", values | {"gone": 1})
+    with pytest.raises(FileNotFoundError, match="gone.py of the run is missing"):
+        experiment.load("configs/gone.py", values)
