@@ -78,7 +78,7 @@ def measured(config, built) -> dict[str, float | str | int]:
         "dtype": config.dtype,
         "width": int(config.get("width", 0)),
         "batch_size": config.batch_size,
-        "parameters": sum(p.size for p in jax.tree.leaves(parameters(state_of(bare)))),
+        "state_mib": sum(leaf.nbytes for leaf in jax.tree.leaves(bare.state)) / 2**20,
         "gflop_per_iteration": flops / 1e9,
         "compile_seconds": compile_seconds,
         "iterations_per_second": 1 / seconds["bare"],
@@ -165,18 +165,6 @@ def peer_seconds() -> float:
     command_line = [PEER_PYTHON.value, PEER.value, *PEER_ARGUMENTS.value]
     printed = subprocess.run(command_line, capture_output=True, text=True, check=True)
     return json.loads(printed.stdout.splitlines()[-1])["median_s"]
-
-
-def state_of(bare: Bare):
-    """The learner state that a bare run ended with."""
-    return bare.state
-
-
-def parameters(state):
-    """Weights of all players of a learner state."""
-    return [
-        player.params for player in (state.energy, state.generator, state.statistics)
-    ]
 
 
 if __name__ == "__main__":

@@ -160,7 +160,11 @@ def meg_spec(config, energy, generator, statistics):
 
 
 def optimizer(settings, num_updates):
-    """Adam, its rate constant (reference) or decaying to 0 along a cosine."""
+    """Adam, its rate constant (reference) or decaying to 0 along a cosine.
+
+    The cosine ends with `train.num_steps`: to raise that for a finished run lifts the
+    rate again.
+    """
     rate = choice(
         "meg.schedule",
         settings.schedule,

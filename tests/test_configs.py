@@ -27,33 +27,32 @@ SIDES = {
     "oxford_flowers102": (50, 40, 3),
 }
 
-# Every config and variant; those marked train, the others differ from one that trains
-# in data alone, and their step is only traced.
+# Every config and variant. The first train; the others have the networks of one of
+# them, on other data or of another depth, and their step is only traced.
 TRAINED = {
     "digits": {},
-    "mnist_anomaly:3": {},
     "stacked_mnist:4": {},
     "cifar10": {},
-    "celeba": {},
     "kdd99:raw": {},
     "toy_25gaussians": {},
-    "toy_8gaussians:calibrated": {},
-    "custom": {"path": "{root}/table.npy"},
 }
 TRACED = {
     "mnist": {},
     "mnist:fashion_mnist": {},
     "mnist:kmnist": {},
     "mnist_small": {},
-    "mnist_anomaly": {},
+    "mnist_anomaly:3": {},
     "stacked_mnist": {},
+    "celeba": {},
     "flowers": {},
     "flowers ": {"image_size": 64},
     "kdd99": {},
     "toy_25gaussians:calibrated": {},
     "toy_8gaussians": {},
+    "toy_8gaussians:calibrated": {},
     "toy_swissroll": {},
     "toy_swissroll:calibrated": {},
+    "custom": {"path": "{root}/table.npy"},
     "custom ": {"path": "{root}/images.npy"},
     "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
     "digits ": {"dtype": "bfloat16"},

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import signal
@@ -114,6 +115,17 @@ def kill(number):
     return lambda: os.kill(os.getpid(), number)
 
 
+def signalled(monkeypatch, stop):
+    """As if SIGTERM came during the call of two iterations that ends at `stop`."""
+    steps = iter(range(2, stop + 2, 2))
+
+    @contextlib.contextmanager
+    def interruption():
+        yield lambda: signal.SIGTERM if next(steps, None) == stop else None
+
+    monkeypatch.setattr(training, "interruption", interruption)
+
+
 def steps_on_disk(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
@@ -207,18 +219,7 @@ def test_a_signal_saves_and_stops(tmp_path, number, uninterrupted):
 @pytest.mark.parametrize("stop", [2, 6, 8, 14, 18])
 def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch, stop, uninterrupted):
     """Stopped at calls that are due for nothing, for a log line, for evaluation."""
-    steps = iter(range(2, 22, 2))
-    only_once = iter([stop])
-
-    class Interruption:
-        def __enter__(self):
-            due = next(only_once, None)
-            return lambda: signal.SIGTERM if next(steps, None) == due else None
-
-        def __exit__(self, *error):
-            return None
-
-    monkeypatch.setattr(training, "interruption", Interruption)
+    signalled(monkeypatch, stop)
     evaluations = at(0, None)
     with pytest.raises(training.Stopped, match=f"step {stop}$"):
         train(tmp_path, config_of(), evaluations=evaluations)
@@ -238,10 +239,14 @@ def test_a_signal_from_another_thread_stops_a_long_run(tmp_path):
     assert step % 2 == 0 and steps_on_disk(tmp_path)[-1] == step
 
 
-def test_a_signal_in_the_last_call_lets_the_run_finish(tmp_path, uninterrupted):
-    state = train(tmp_path, config_of(), evaluations=at(20, kill(signal.SIGTERM)))
+def test_a_signal_in_the_last_call_lets_the_run_finish(
+    tmp_path, monkeypatch, uninterrupted
+):
+    signalled(monkeypatch, 20)
+    state = train(tmp_path, config_of(), evaluations=at(0, None))
     assert checkpoint.state_digest(state) == uninterrupted[0]
     assert steps_on_disk(tmp_path)[-1] == 20
+    assert logged(tmp_path, "act/count") == {8: 8, 16: 16, 20: 20}
 
 
 def test_a_crash_in_an_evaluation_leaves_no_gap(tmp_path, uninterrupted):

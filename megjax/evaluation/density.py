@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sklearn import neighbors
 
 from megjax.types import Array, EnergyFn
 
@@ -54,10 +55,8 @@ def cell_log_masses(energies: Array, inverse_temperature: float) -> Array:
 
 def near(grid: Grid, centres: np.ndarray, radius: float) -> np.ndarray:
     """Which cells lie within `radius` of one of the centres [M, 2]: bool [size^2]."""
-    found = np.zeros(len(grid.points), bool)
-    for centre in centres:
-        found |= np.sum((grid.points - centre) ** 2, axis=1) < radius**2
-    return found
+    distances, _ = neighbors.KDTree(centres).query(grid.points)
+    return distances[:, 0] < radius
 
 
 def mass_curve(energies: Array, cells: np.ndarray, betas: np.ndarray) -> np.ndarray:
