@@ -1,6 +1,8 @@
 """CelebA faces, cropped to 140 pixels and resized to 64: Kumar et al. 2019, figure 4.
 
 python train.py --config=configs/celeba.py
+
+Needs an accelerator; run on made-up images only, for want of the data.
 """
 
 from configs import base

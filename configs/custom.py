@@ -2,6 +2,8 @@
 
 python train.py --config=configs/custom.py --config.path=~/pictures
 python train.py --config=configs/custom.py --config.path=table.npy
+
+Time and result depend on the data.
 """
 
 from configs import base, kdd99

@@ -1,6 +1,10 @@
 """scikit-learn's 1797 handwritten digits, 8x8: the demo.
 
 python train.py --config=configs/digits.py
+python sample.py --workdir=runs/digits --steps=100 --inverse_temperature=5
+
+Measured: 3 minutes on two shared CPU cores (6000 iterations); recognisable digits, which
+the walk sharpens. See RESULTS.md.
 """
 
 from configs import base

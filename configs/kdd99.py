@@ -2,6 +2,9 @@
 
 python train.py --config=configs/kdd99.py
 python train.py --config=configs/kdd99.py:raw
+
+Measured: 5 minutes on two CPU cores (142 iterations a second). The scores are not
+evaluated yet.
 """
 
 from configs import base

@@ -1,6 +1,8 @@
 """MNIST without one digit, for anomaly detection: Kumar et al. 2019, table 4.
 
 python train.py --config=configs/mnist_anomaly.py:1
+
+60 iterations at width 32 were run on the real data; the scores are not evaluated yet.
 """
 
 from configs import base

@@ -1,7 +1,9 @@
 """MNIST with narrow networks in few iterations: recognisable digits on two CPU cores.
 
 python train.py --config=configs/mnist_small.py
-python sample.py --workdir=runs/mnist_small --steps=100
+python sample.py --workdir=runs/mnist_small --steps=100 --inverse_temperature=10
+
+Measured: 8 minutes on two shared CPU cores (3000 iterations); recognisable digits.
 """
 
 from configs import base, mnist

@@ -2,6 +2,8 @@
 
 python train.py --config=configs/toy_8gaussians.py
 python train.py --config=configs/toy_8gaussians.py:calibrated
+
+Expected: the times of `toy_25gaussians`; only short runs were made.
 """
 
 from configs import toy_25gaussians

@@ -2,6 +2,8 @@
 
 python train.py --config=configs/toy_swissroll.py
 python train.py --config=configs/toy_swissroll.py:calibrated
+
+Expected: the times of `toy_25gaussians`; only short runs were made.
 """
 
 from configs import toy_25gaussians
