@@ -3,7 +3,7 @@
 python train.py --config=configs/digits.py
 python sample.py --workdir=runs/digits --steps=100 --inverse_temperature=5
 
-Measured: 3 minutes on two shared CPU cores (6000 iterations); recognisable digits, which
+Measured: 2 minutes on two CPU cores (6000 iterations); recognisable digits, which
 the walk sharpens. See RESULTS.md.
 """
 
