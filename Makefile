@@ -22,6 +22,7 @@ demo: install
 	@echo "Look at runs/demo/samples: before.png, after.png, timeline.png, walk.gif"
 
 test: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "grain>=0.2.10"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q -n 2 --durations=15

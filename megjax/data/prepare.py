@@ -268,6 +268,7 @@ def _text(cell: Any) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Prepares the set that the command line names; mistakes exit with one line."""
     if len(argv) != 2:
         raise app.UsageError(f"name one data set of {', '.join(NAMES)}")
     data_dir = flags.FLAGS.data_dir or os.environ.get("TFDS_DATA_DIR")

@@ -76,6 +76,40 @@ def test_the_cached_gradient_is_that_of_finite_differences():
         np.testing.assert_allclose(state.log_density, skewed(x), rtol=1e-5)
 
 
+def caches_agree(langevin, steps=60):
+    """Accepted moves, and whether the cached gradient is the position's throughout."""
+    start = langevin.init(jnp.array([0.5, -0.5]))
+    _, record = kernel.chain(jax.random.key(1), langevin, start, steps)
+    states = record.observations
+    gradient = jax.vmap(jax.grad(skewed))(states.position)
+    agree = np.allclose(states.gradient, gradient, rtol=1e-4, atol=1e-5)
+    return int(np.sum(record.infos.accepted)), agree
+
+
+def test_the_cache_follows_accepted_and_rejected_moves():
+    accepted, agree = caches_agree(mala.mala(skewed, step_size=0.8))
+    # Both branches of the accept step must have been taken for this to say anything.
+    assert 5 < accepted < 55
+    assert agree
+
+
+def test_a_rejected_proposals_gradient_is_noticed():
+    """Too weak a bias for moments to show at this size, so the cache itself is read."""
+    right = mala.mala(skewed, step_size=0.8)
+
+    def step(key, state):
+        moved, info = right.step(key, state)
+        # The proposal as the right kernel made it, from the same key.
+        noise = jax.random.normal(jax.random.split(key)[0], state.position.shape)
+        drift = 0.8 * state.gradient + jnp.sqrt(1.6) * noise
+        proposal = right.init(state.position + drift)
+        return moved._replace(gradient=proposal.gradient), info
+
+    accepted, agree = caches_agree(Kernel(right.init, step))
+    assert accepted < 60
+    assert not agree
+
+
 def test_a_step_evaluates_one_gradient():
     evaluations = []
 
