@@ -5,7 +5,7 @@ python train.py --config=configs/toy_25gaussians.py:calibrated
 
 Measured for `calibrated`: 3 minutes on two shared CPU cores; all 25 modes, 82 % of the
 samples within 4 standard deviations of one, 63 % of exp(-E) within 0.1 of one. The
-paper's settings take about 3 hours there (100,000 iterations at 10 a second) and have
+paper's settings would take over 2 hours there (100,000 iterations at 13 a second) and have
 not been run to the end.
 """
 
