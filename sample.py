@@ -26,32 +26,16 @@ SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
 OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
 
 
-def newest(runs: pathlib.Path) -> pathlib.Path:
-    """The run below `runs` that was last written to; samples of it do not count."""
-    written = {
-        run: max(
-            path.stat().st_mtime for path in run.iterdir() if path.name != "samples"
-        )
-        for run in runs.glob("*/")
-        if any(path.name != "samples" for path in run.iterdir())
-    }
-    if not written:
-        raise FileNotFoundError(
-            f"no run under {runs}/: name one with --workdir, or train with train.py"
-        )
-    return max(written, key=written.get)
-
-
 def main() -> None:
     """Restores the run, samples, writes, prints."""
     # Imported after the flags, so that --help and mistakes answer at once.
     import jax
 
-    from megjax import sampling, training
+    from megjax import experiment, sampling, training
     from megjax.samplers import mala, rwm
 
     module = {"mala": mala, "rwm": rwm}[KERNEL.value]
-    workdir = pathlib.Path(WORKDIR.value or newest(pathlib.Path("runs")))
+    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "samples")
     restored = training.restore(workdir)
     walk = sampling.run(

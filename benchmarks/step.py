@@ -55,7 +55,8 @@ def measured(config, built) -> dict[str, float | str | int]:
     )
     shape = (built.learner.num_batches, config.batch_size, *built.data.shape)
     x = jnp.zeros(shape)
-    step = jax.jit(built.learner.step, donate_argnums=1)
+    options = training.compiler_options(config.train)
+    step = jax.jit(built.learner.step, donate_argnums=1, compiler_options=options)
     start = time.perf_counter()
     compiled = step.lower(streams.step, state, x).compile()
     compile_seconds = time.perf_counter() - start

@@ -36,6 +36,7 @@ def get_config(variant="minmax"):
     config.train.num_steps = 55 * 774
     config.train.evaluate_every = 7740
     config.train.iterations_per_call_cpu = 20
+    config.train.compiler_options_cpu = base.compiler_options()
     config.build = build
     return config
 

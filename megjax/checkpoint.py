@@ -32,7 +32,9 @@ FREE = (
     "train.evaluate_every",
     "train.keep",
 )
-"""Config fields that a resumed run may change: they leave every iteration as it is."""
+FREE_GROUP = "evaluation."
+"""Config fields, and a group of them, that a resumed run may change: they leave every
+iteration as it is."""
 
 
 class Checkpoints(NamedTuple):
@@ -186,12 +188,14 @@ def claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
 
 
 def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
-    """The fields outside `FREE` that differ, in words; None where there are none."""
+    """The fields that may not change and do, in words; None where there are none."""
     saved, given = _flat(saved), _flat(given)
     words = [
         f"{name}: the run has {saved.get(name)!r}, given {given.get(name)!r}"
         for name in sorted(saved.keys() | given.keys())
-        if name not in FREE and saved.get(name) != given.get(name)
+        if name not in FREE
+        and not name.startswith(FREE_GROUP)
+        and saved.get(name) != given.get(name)
     ]
     return "; ".join(words) or None
 

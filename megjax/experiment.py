@@ -1,8 +1,10 @@
 """What a config builds, and how a config file is read back."""
 
+import ast
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -17,12 +19,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 class Experiment(NamedTuple):
     """A training set, a method, and what to measure while and after training.
 
-    evaluations: name -> (key, learner state) -> Report.
+    evaluations: name -> (key, learner state) -> Report, in the training loop and after.
+    protocols: likewise, too slow for the loop; `evaluate.py` runs both.
     """
 
     data: Dataset
     learner: Learner
     evaluations: Mapping[str, Evaluation]
+    protocols: Mapping[str, Evaluation] = MappingProxyType({})
+
+
+RESULTS = ("samples", "evaluation")
+"""What reading a run leaves in its directory."""
 
 
 def portable(config_file: str) -> str:
@@ -43,6 +51,47 @@ def name(config_file: str) -> str:
     path, _, argument = config_file.partition(":")
     stem = pathlib.Path(path).stem
     return f"{stem}-{argument.replace('/', '_')}" if argument else stem
+
+
+def newest(runs: pathlib.Path) -> pathlib.Path:
+    """The run below `runs` that was last written to, whatever was read from it since.
+
+    Raises FileNotFoundError where there is none.
+    """
+    written = {}
+    for run in runs.glob("*/"):
+        own = [path for path in run.iterdir() if path.name not in RESULTS]
+        if own:
+            written[run] = max(path.stat().st_mtime for path in own)
+    if not written:
+        raise FileNotFoundError(
+            f"no run under {runs}/: name one with --workdir, or train with train.py"
+        )
+    return max(written, key=written.get)
+
+
+def assign(config: ml_collections.ConfigDict, assignments: Iterable[str]) -> None:
+    """Carries out FIELD=VALUE on a config, e.g. "evaluation.num_samples=1000".
+
+    Values are read as the type that the field has. Raises ValueError at a field that
+    is not there and at a value of another type.
+    """
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        known = config.to_dict()
+        for part in field.split("."):
+            known = known.get(part) if isinstance(known, Mapping) else None
+        if not equals or known is None or isinstance(known, Mapping):
+            raise ValueError(
+                f"{assignment!r}: give FIELD=VALUE of a field that the run's config has"
+            )
+        try:
+            value = text if isinstance(known, str) else ast.literal_eval(text)
+            config.update_from_flattened_dict({field: value})
+        except (ValueError, TypeError, SyntaxError) as error:
+            raise ValueError(
+                f"{assignment!r}: {field} is of type {type(known).__name__}"
+            ) from error
 
 
 def load(config_file: str, values: Mapping[str, Any]) -> ml_collections.ConfigDict:

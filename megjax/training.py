@@ -14,7 +14,7 @@ import pathlib
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -150,10 +150,10 @@ def iteration(
     return one
 
 
-def compiled(one, num: int):
+def compiled(one, num: int, options: Mapping[str, str] | None = None):
     """(state, first step, store) -> (state, mean metrics) over `num` iterations.
 
-    The state is donated. A single iteration is not wrapped in a loop, in which XLA's
+    options: of the compiler. The state is donated. A single iteration is not wrapped in a loop, in which XLA's
     CPU convolutions are slow.
     """
 
@@ -167,7 +167,7 @@ def compiled(one, num: int):
         )
         return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
 
-    return jax.jit(call, donate_argnums=0)
+    return jax.jit(call, donate_argnums=0, compiler_options=options)
 
 
 def iterations_per_call(settings: ml_collections.ConfigDict) -> int:
@@ -181,6 +181,13 @@ def iterations_per_call(settings: ml_collections.ConfigDict) -> int:
     )
 
 
+def compiler_options(settings: ml_collections.ConfigDict) -> dict[str, str] | None:
+    """What XLA is told when it compiles iterations; accelerators choose themselves."""
+    if jax.default_backend() != "cpu":
+        return None
+    return settings.compiler_options_cpu.to_dict()
+
+
 def calls(
     config: ml_collections.ConfigDict, built: experiment.Experiment, first: int
 ) -> Iterator[tuple[int, int, Callable]]:
@@ -192,7 +199,8 @@ def calls(
     settings, data = config.train, built.data
     streams, resident = keys(settings.seed), data.stream is None
     one = iteration(built.learner, data, config.batch_size, streams, resident)
-    program = functools.cache(lambda num: compiled(one, num))
+    options = compiler_options(settings)
+    program = functools.cache(lambda num: compiled(one, num, options))
     mesh = jax.sharding.get_mesh()
     if resident:
         length = iterations_per_call(settings)
@@ -290,13 +298,16 @@ def latest(checkpoints, config, built) -> tuple[PyTree, int]:
     return (found[1], found[0]) if found else (init(key), 0)
 
 
-def restore(workdir: pathlib.Path) -> Restored:
+def restore(workdir: pathlib.Path, assignments: Iterable[str] = ()) -> Restored:
     """The newest intact checkpoint of a run, with its experiment rebuilt.
 
-    Raises FileNotFoundError where the directory holds no run or no checkpoint yet.
+    assignments: FIELD=VALUE, carried out on the run's config before that.
+    Raises FileNotFoundError where the directory holds no run or no checkpoint yet, and
+    ValueError where its config or an assignment cannot be used.
     """
     config_file, values = checkpoint.claimed(workdir)
     config = experiment.load(config_file, values)
+    experiment.assign(config, assignments)
     built = config.build(config)
     with (
         jax.set_mesh(parallel.data_mesh()),

@@ -22,6 +22,7 @@ FLOORS = {
     "metrics": 4,
     "training": 5,
     "sampling": 5,
+    "evaluating": 6,
 }
 FILES = sorted(
     path for path in (ROOT / "megjax").rglob("*.py") if path.name != "__init__.py"

@@ -80,6 +80,7 @@ def config_of(num_steps=20, **settings):
         "evaluate_every": 8,
         "iterations_per_call": 2,
         "iterations_per_call_cpu": 2,
+        "compiler_options_cpu": {},
         "keep": 3,
     }
     return ml_collections.ConfigDict({"batch_size": 8, "train": train | settings})
