@@ -19,5 +19,4 @@ def get_config(variant="paper"):
 
 def build(config):
     """MEG on an endless stream of points."""
-    data = toy.gaussians_8(seed=config.train.seed)
-    return toy_25gaussians.planar_meg(config, data, toy.ring_8())
+    return toy_25gaussians.planar_meg(config, toy.gaussians_8, toy.ring_8())

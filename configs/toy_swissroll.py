@@ -19,5 +19,4 @@ def get_config(variant="paper"):
 
 def build(config):
     """MEG on an endless stream of points; the true density has no closed form."""
-    data = toy.swiss_roll(seed=config.train.seed)
-    return toy_25gaussians.planar_meg(config, data)
+    return toy_25gaussians.planar_meg(config, toy.swiss_roll)

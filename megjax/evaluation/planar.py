@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from megjax import plotting
+from megjax.data import toy
 from megjax.evaluation import density, modes
 from megjax.learners.learner import Learner
 from megjax.types import Evaluation, Report
@@ -23,14 +24,13 @@ RADIUS = 0.1
 class Truth(NamedTuple):
     """What is known of a planar training set.
 
-    x: data points [N, 2]. centres: of its modes [M, 2], or None.
-    std: of a mode. entropy: of the true density in nats, or None.
+    x: training points [N, 2]. held_out: points of the same density that no training
+    saw [M, 2]. mixture: that density, where it has a closed form.
     """
 
     x: np.ndarray
-    centres: np.ndarray | None = None
-    std: float = 0.0
-    entropy: float | None = None
+    held_out: np.ndarray
+    mixture: toy.Mixture | None = None
 
 
 def planar(
@@ -38,13 +38,14 @@ def planar(
 ) -> Evaluation:
     """An evaluation of a model of the plane, on the window [-extent, extent]^2.
 
-    Metrics: mode coverage of the samples, the mass of exp(-beta E) near modes (or near
-    data) at beta = 1, 10, 100, the beta whose density gives the data the highest
-    likelihood, and that likelihood in nats. With a known entropy also the KL of the
-    truth to the density at beta = 1 and at the best beta.
+    Metrics: the mass of exp(-beta E) near modes (or near data) at beta = 1, 10, 100;
+    the beta whose density gives training points the highest likelihood, and the mean
+    log-likelihood of held-out points in nats at that beta and at 1. With a known
+    density also mode coverage of the samples, what the density itself gives the
+    held-out points, and the difference, its KL divergence to the model.
     """
     grid = density.grid(extent=extent)
-    centres = truth.x[:2000] if truth.centres is None else truth.centres
+    centres = truth.mixture.centres if truth.mixture else truth.x[:2000]
     cells = density.near(grid, centres, RADIUS)
 
     @jax.jit
@@ -52,41 +53,57 @@ def planar(
         return (
             learner.sample(key, state, num_samples),
             density.grid_energies(lambda x: learner.energy(state, x), grid),
-            learner.energy(state, jnp.asarray(truth.x[:20000])),
+            learner.energy(state, jnp.asarray(truth.x)),
+            learner.energy(state, jnp.asarray(truth.held_out)),
         )
 
     def evaluate(key, state):
-        x, energies, at_data = measured(key, state)
+        x, energies, at_data, at_held_out = measured(key, state)
         curve = density.mass_curve(energies, cells, BETAS)
         losses = density.cross_entropies(energies, at_data, grid, BETAS)
-        metrics = _metrics(np.asarray(x), curve, losses, truth)
         best = BETAS[np.argmin(losses)]
+        held_out = -density.cross_entropies(
+            energies, at_held_out, grid, np.array([1.0, best])
+        )
+        metrics = _masses(curve, best) | _likelihoods(held_out, truth)
+        if truth.mixture:
+            metrics |= modes.coverage(np.asarray(x), *truth.mixture)
         return Report(metrics, _pictures(x, energies, curve, best, cells, grid, truth))
 
     return evaluate
 
 
-def _metrics(x, curve, losses, truth):
-    best = int(np.argmin(losses))
-    one = int(np.argmin(np.abs(BETAS - 1)))
-    metrics = {
-        f"mass_at_beta_{beta}": float(np.interp(np.log(beta), np.log(BETAS), curve))
-        for beta in (1, 10, 100)
+def _masses(curve, best):
+    def mass(beta):
+        return float(np.interp(np.log(beta), np.log(BETAS), curve))
+
+    return {f"mass_at_beta_{beta}": mass(beta) for beta in (1, 10, 100)} | {
+        "best_beta": float(best),
+        "best_beta_mass": mass(best),
     }
-    metrics |= {"best_beta": float(BETAS[best]), "best_beta_mass": float(curve[best])}
-    metrics["log_likelihood_at_best_beta"] = -float(losses[best])
-    metrics["log_likelihood_at_beta_1"] = -float(losses[one])
-    if truth.entropy is not None:
-        metrics["kl_at_best_beta"] = float(losses[best]) - truth.entropy
-        metrics["kl_at_beta_1"] = float(losses[one]) - truth.entropy
-    if truth.centres is not None:
-        metrics |= modes.coverage(x, truth.centres, truth.std)
+
+
+def _likelihoods(held_out, truth):
+    """held_out: mean log-likelihood of held-out points at beta = 1 and at the best."""
+    names = ("beta_1", "best_beta")
+    metrics = {
+        f"held_out_log_likelihood_at_{name}": float(value)
+        for name, value in zip(names, held_out)
+    }
+    if truth.mixture:
+        log_p = toy.mixture_log_density(truth.mixture, jnp.asarray(truth.held_out))
+        ceiling = float(jnp.mean(log_p))
+        metrics["held_out_log_likelihood_of_truth"] = ceiling
+        metrics |= {
+            f"kl_at_{name}": ceiling - float(value)
+            for name, value in zip(names, held_out)
+        }
     return metrics
 
 
 def _pictures(x, energies, curve, best, cells, grid, truth):
     window = (-grid.extent, grid.extent) * 2
-    near = "modes" if truth.centres is not None else "data"
+    near = "modes" if truth.mixture else "data"
 
     def heatmap(beta):
         log_masses = density.cell_log_masses(energies, beta) - grid.log_cell_area
