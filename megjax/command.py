@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -12,9 +12,10 @@ from absl import logging as absl_logging
 MISTAKES = (ValueError, OSError, FloatingPointError, ImportError, flags.Error)
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], choices: Iterable[str] = ()) -> None:
     """Parses flags, runs `main`, exits with its status.
 
+    choices: where given, the first argument must be one of them, and `main` gets it.
     Mistakes in flags, configs, files and data end with one line on stderr and status
     1; so do flags that absl refuses. Set MEGJAX_TRACEBACK=1 for the traceback.
     """
@@ -25,7 +26,10 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("megjax").addHandler(handler)
     logging.getLogger("megjax").setLevel(logging.INFO)
     logging.getLogger("megjax").propagate = False
-    app.run(lambda argv: sys.exit(_told(lambda: _run(main, argv))), flags_parser=_parse)
+    app.run(
+        lambda argv: sys.exit(_told(lambda: _run(main, argv, tuple(choices)))),
+        flags_parser=_parse,
+    )
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -34,10 +38,13 @@ def _parse(argv: list[str]) -> list[str]:
     return _told(lambda: flags.FLAGS(argv), mistakes)
 
 
-def _run(main: Callable[[], int | None], argv: list[str]) -> int | None:
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}: flags are --name=value")
-    return main()
+def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | None:
+    taken = argv[1 : 1 + bool(choices)]
+    if choices and taken[:1] not in [[choice] for choice in choices]:
+        raise ValueError(f"the first argument is one of {', '.join(choices)}")
+    if rest := argv[1 + len(taken) :]:
+        raise ValueError(f"unexpected argument {rest[0]!r}: flags are --name=value")
+    return main(*taken)
 
 
 def _told(call: Callable, mistakes: tuple = MISTAKES):

@@ -1,0 +1,292 @@
+"""Tables and figures of Kumar et al. 2019 (MEG), each by one command that can be resumed.
+
+    python -m benchmarks.reproduce table3 --data_dir=../shared/data/tfds
+
+Trains and evaluates what a table needs below --runs, skips what is there, and prints
+the paper's numbers, ours, and what neither should be read without: baselines, floors
+and chance. --budget=full is the paper's protocol, --budget=reduced what two CPU cores
+can do. Killed or timed out, the same command goes on.
+"""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from sklearn import metrics as sklearn_metrics
+
+from megjax import (
+    checkpoint,
+    command,
+    evaluating,
+    experiment,
+    metrics,
+    sampling,
+    training,
+)
+from megjax.evaluation import anomaly
+from megjax.samplers import rwm
+
+BUDGET = flags.DEFINE_enum("budget", "reduced", ["reduced", "full"], "Protocol.")
+RUNS = flags.DEFINE_string("runs", "runs/reproduce", "Directory of the runs.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS folder; default TFDS's own.")
+SEEDS = flags.DEFINE_integer("seeds", None, "Runs of a row; default per table.", 1)
+CLASSIFIER = flags.DEFINE_string(
+    "classifier", "runs/mnist_classifier/classifier.npz", "Of MNIST, for table1."
+)
+
+
+class Run(NamedTuple):
+    """What one row of a table trains: a config file[:argument] with changed fields."""
+
+    label: str
+    config: str
+    fields: Mapping[str, object] = {}
+
+    def workdir(self, seed: int) -> pathlib.Path:
+        """Where the run of a seed lives; other fields make another directory."""
+        changed = "".join(f"-{k.split('.')[-1]}={v}" for k, v in self.fields.items())
+        return (
+            pathlib.Path(RUNS.value)
+            / f"{experiment.name(self.config)}{changed}-seed={seed}"
+        )
+
+
+def trained(run: Run, seed: int = 0) -> pathlib.Path:
+    """The directory of a run that is trained to its end, now or formerly."""
+    workdir = run.workdir(seed)
+    arguments = [
+        f"--{name}"
+        for name in [
+            f"config={run.config}",
+            f"workdir={workdir}",
+            f"config.train.seed={seed}",
+            *(f"config.{field}={value}" for field, value in run.fields.items()),
+        ]
+    ]
+    if DATA_DIR.value and "toy" not in run.config and "digits" not in run.config:
+        arguments.append(f"--config.data_dir={DATA_DIR.value}")
+    called("train.py", *arguments)
+    return workdir
+
+
+def evaluated(run: Run, name: str, seed: int = 0, **fields) -> dict[str, float]:
+    """Metrics of one evaluation of a trained run; fields: of its config, changed."""
+    workdir = trained(run, seed)
+    _, values = checkpoint.claimed(workdir)
+    entry = evaluating.read(workdir / "evaluation").get(name, {})
+    if entry.get("step") != values["train"]["num_steps"]:
+        changes = [f"--set={field}={value}" for field, value in fields.items()]
+        called("evaluate.py", f"--workdir={workdir}", f"--only={name}", *changes)
+        entry = evaluating.read(workdir / "evaluation")[name]
+    return entry["metrics"]
+
+
+def called(script: str, *arguments: str) -> None:
+    """Runs one of the project's scripts; a signal to us reaches it first.
+
+    Raises RuntimeError where it fails, and passes its exit status on where it was
+    stopped.
+    """
+    print("+", script, *arguments, file=sys.stderr, flush=True)
+    with subprocess.Popen(
+        [sys.executable, script, *arguments], cwd=experiment.ROOT
+    ) as process:
+        try:
+            status = process.wait()
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()
+            process.wait()
+            raise
+    if status in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+        sys.exit(status)
+    if status:
+        raise ValueError(f"{script} failed with status {status}: see above")
+
+
+def table1() -> Iterator[Sequence]:
+    """Stacked MNIST: modes and KL, beside what even shares and real stacks score."""
+    names = ("modes", "modes_by_count", "modes_by_confidence", "kl", "kl_floor")
+    names += ("real_kl", "real_kl_true_labels")
+    yield "", *(name.replace("_", " ") for name in names), "paper: modes", "KL"
+    for label, config, fields, *paper in _table1_rows():
+        settings = {"evaluation.classifier": pathlib.Path(CLASSIFIER.value).resolve()}
+        for seed in range(SEEDS.value or 1):
+            found = evaluated(Run(label, config, fields), "modes", seed, **settings)
+            yield f"{label}, seed {seed}", *(found[name] for name in names), *paper
+
+
+def _table1_rows():
+    gan, per_pixel = "configs/wgan_gp.py:stacked_mnist_", "wgan_gp.penalty_form"
+    per_pixel = {per_pixel: "per_pixel"}
+    if BUDGET.value == "full":
+        yield "WGAN-GP", f"{gan}3", {}, "-", "-"
+        yield "WGAN-GP, penalty per pixel", f"{gan}3", per_pixel, 959, 0.7276
+        yield "MEG", "configs/stacked_mnist.py:3", {}, 1000, 0.0313
+        yield "WGAN-GP, 4 digits", f"{gan}4", {}, "-", "-"
+        yield "WGAN-GP, penalty per pixel, 4 digits", f"{gan}4", per_pixel, 9538, 0.9144
+        yield "MEG, 4 digits", "configs/stacked_mnist.py:4", {}, 10000, 0.0480
+        return
+    small = {"width": 64, "train.num_steps": 4000}
+    yield "WGAN-GP", f"{gan}3", small, 959, 0.7276
+    yield "MEG, in nats", "configs/stacked_mnist_small.py", small, 1000, 0.0313
+
+
+def table3() -> Iterator[Sequence]:
+    """KDD99: last ten evaluations of each seed, both scores, and linear baselines."""
+    fields = {"train.num_steps": 30 * 774} if BUDGET.value == "reduced" else {}
+    yield "", "precision", "recall", "F1", "F1 of the last"
+    yield "MEG, paper", 0.9307, 0.9472, "0.9389 +- 0.0148", "-"
+    yield "DAGMM, paper", 0.9297, 0.9442, 0.9369, "-"
+    for variant in ("minmax", "raw"):
+        run = Run(variant, f"configs/kdd99.py:{variant}", fields)
+        seeds = range(SEEDS.value or 5)
+        logs = [metrics.read(trained(run, seed)) for seed in seeds]
+        for score in ("score_norm", "energy"):
+            yield f"MEG {variant}, {score}", *_last_ten(logs, f"anomaly/{score}")
+
+
+def _last_ten(logs, prefix) -> Iterator[str]:
+    """Mean over seeds +- standard deviation of means over the last ten evaluations."""
+    for metric in ("precision", "recall", "f1"):
+        name = f"{prefix}_{metric}"
+        means = [anomaly.last_evaluations(log, name).mean() for log in logs]
+        yield f"{np.mean(means):.4f} +- {np.std(means):.4f}"
+    yield " ".join(f"{anomaly.last_evaluations(log, name)[-1]:.3f}" for log in logs)
+
+
+def table4() -> Iterator[Sequence]:
+    """MNIST without one digit: areas of every score, beside chance and the minimum."""
+    scores = ("energy", "score_norm", "reconstruction", "relative_reconstruction")
+    published = {1: (0.281, 0.287), 4: (0.401, 0.443), 5: (0.402, 0.514)}
+    published |= {7: (0.290, 0.347), 9: (0.342, 0.307)}
+    areas = [f"{area}, {score}" for area in ("AUPRC", "AUROC") for score in scores]
+    yield "digit", "chance", "minimum", *areas, "paper: MEG", "BiGAN"
+    config = "mnist_anomaly" if BUDGET.value == "full" else "mnist_anomaly_small"
+    for digit in range(10):
+        for seed in range(SEEDS.value or 1):
+            run = Run(str(digit), f"configs/{config}.py:{digit}")
+            found = {
+                **evaluated(run, "anomaly", seed),
+                **evaluated(run, "reconstruction", seed),
+            }
+            yield (
+                f"{digit}, seed {seed}",
+                found["prevalence"],
+                found["minimum_auprc"],
+                *(found[f"{s}_{area}"] for area in ("auprc", "auroc") for s in scores),
+                *published.get(digit, ("-", "-")),
+            )
+
+
+def figure3() -> Iterator[Sequence]:
+    """Toy densities: mass near the modes and divergence from the truth, in nats."""
+    names = ("modes", "near_share", "mass_at_beta_1", "best_beta", "best_beta_mass")
+    names += ("kl_at_beta_1", "kl_at_best_beta")
+    names += (
+        "held_out_log_likelihood_at_best_beta",
+        "held_out_log_likelihood_of_truth",
+    )
+    yield "", *(name.replace("_", " ") for name in names)
+    variant = "paper" if BUDGET.value == "full" else "calibrated"
+    for data in ("25gaussians", "8gaussians", "swissroll"):
+        for seed in range(SEEDS.value or 3):
+            run = Run(data, f"configs/toy_{data}.py:{variant}")
+            found = evaluated(run, "plane", seed)
+            yield f"{data}, seed {seed}", *(found.get(name, "-") for name in names)
+
+
+def figure4() -> Iterator[Sequence]:
+    """Walks from generated images: latent ones sharpen, those on pixels drift (figure 1).
+
+    off the data: root mean square distance of a pixel to the nearest training image,
+    in the images' range [-1, 1]. Pictures and arrays are left in the run's walks/.
+    """
+    full = BUDGET.value == "full"
+    workdir = trained(Run("", f"configs/{'celeba' if full else 'mnist_small'}.py"))
+    restored = training.restore(workdir)
+    train = restored.experiment.data
+    some = np.asarray(
+        train.take(train.store, np.arange(min(train.num_examples, 10000)))
+    )
+    yield (
+        *("walk", "beta", "step size", "acceptance", "energy before", "after"),
+        *("rms of position before", "after", "off the data before", "after"),
+    )
+    for name, beta, settings in WALKS:
+        walk = sampling.run(
+            jax.random.key(SEEDS.value or 0),
+            restored.experiment.learner,
+            restored.state,
+            inverse_temperature=beta,
+            **settings,
+        )
+        found = sampling.write(walk, workdir / "walks" / name.replace(" ", "_"))
+        yield (
+            *(name, beta, found["step_size"], found["acceptance"]),
+            *(found["energy_before"], found["energy_after"]),
+            *(found["rms_before"], found["rms_after"]),
+            *(_off_data(x, some) for x in (walk.before, walk.x)),
+        )
+
+
+WALKS = (
+    ("latent MALA", 10.0, {"space": "latent"}),
+    ("latent MALA without prior", 10.0, {"space": "latent", "prior": "none"}),
+    ("visible MALA", 1.0, {"space": "data"}),
+    ("visible MALA, long", 1.0, {"space": "data", "steps": 1000}),
+    (
+        "visible random walk",
+        1.0,
+        {
+            "space": "data",
+            "steps": 1000,
+            "kernel_fn": rwm.rwm,
+            "target_acceptance": rwm.TARGET_ACCEPTANCE,
+        },
+    ),
+)
+"""(name, inverse temperature, settings of `sampling.run`)."""
+
+
+def _off_data(x, train) -> float:
+    """Mean over samples [N, ...] of the rms pixel distance to the nearest of `train`."""
+    flat, train = (v.reshape(len(v), -1).astype(np.float64) for v in (x, train))
+    nearest = sklearn_metrics.pairwise_distances_argmin_min(flat, train)[1]
+    return float(np.mean(nearest) / np.sqrt(flat.shape[1]))
+
+
+TABLES: Mapping[str, Callable[[], Iterator[Sequence]]] = {
+    "table1": table1,
+    "table3": table3,
+    "table4": table4,
+    "figure3": figure3,
+    "figure4": figure4,
+}
+
+
+def main(name: str) -> int:
+    """Prints a table row by row as it is known, and leaves it as JSON in --runs."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    rows = []
+    for row in TABLES[name]():
+        rows.append([_cell(value) for value in row])
+        print("| " + " | ".join(rows[-1]) + " |", flush=True)
+        if len(rows) == 1:
+            print("|" + "---|" * len(row))
+    pathlib.Path(RUNS.value, f"{name}.json").write_text(json.dumps(rows) + "\n")
+    return 0
+
+
+def _cell(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    command.run(main, choices=TABLES)

@@ -1,0 +1,90 @@
+"""Reproduction by resumable runs: what is called, what is skipped, what is printed."""
+
+import json
+
+import pytest
+from absl import flags
+
+from benchmarks import reproduce
+from megjax import checkpoint, evaluating
+
+RUN = reproduce.Run("row", "configs/digits.py", {"meg.score_weight": 2, "width": 8})
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """The scripts that were called, in place of running them; runs in a directory."""
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["test", f"--runs={tmp_path}"])
+    called = []
+
+    def call(script, *arguments):
+        called.append((script, *arguments))
+        workdir = tmp_path / "digits-score_weight=2-width=8-seed=3"
+        if script == "train.py":
+            workdir.mkdir(exist_ok=True)
+            values = {"config_file": "", "values": {"train": {"num_steps": 9}}}
+            (workdir / checkpoint.CONFIG_FILE).write_text(json.dumps(values))
+        else:
+            (workdir / "evaluation").mkdir()
+            entry = {"grid": {"step": 9, "metrics": {"a": 1.5}}}
+            path = workdir / "evaluation" / evaluating.FILE_NAME
+            path.write_text(json.dumps(entry))
+
+    monkeypatch.setattr(reproduce, "called", call)
+    yield called
+    flags.FLAGS.unparse_flags()
+
+
+def test_a_run_gets_its_seed_and_fields(scripts, tmp_path):
+    workdir = reproduce.trained(RUN, 3)
+    assert scripts == [
+        (
+            "train.py",
+            "--config=configs/digits.py",
+            f"--workdir={workdir}",
+            "--config.train.seed=3",
+            "--config.meg.score_weight=2",
+            "--config.width=8",
+        )
+    ]
+
+
+def test_an_evaluation_of_the_end_is_not_repeated(scripts):
+    for _ in range(2):
+        found = reproduce.evaluated(RUN, "grid", 3, **{"evaluation.num": 5})
+        assert found == {"a": 1.5}
+    assert [script for script, *_ in scripts] == ["train.py", "evaluate.py", "train.py"]
+    assert scripts[1][2:] == ("--only=grid", "--set=evaluation.num=5")
+
+
+def test_an_evaluation_of_another_step_is_repeated(scripts, tmp_path):
+    reproduce.evaluated(RUN, "grid", 3)
+    path = RUN.workdir(3) / "evaluation" / evaluating.FILE_NAME
+    path.write_text(path.read_text().replace("9", "4"))
+    (path.parent / "old").mkdir()
+    with pytest.raises(FileExistsError):
+        reproduce.evaluated(RUN, "grid", 3)
+    assert scripts[-1][0] == "evaluate.py"
+
+
+def test_other_fields_and_seeds_have_other_directories(scripts):
+    runs = [RUN, reproduce.Run("", RUN.config), reproduce.Run("", "configs/mnist.py")]
+    assert len({run.workdir(seed) for run in runs for seed in (0, 1)}) == 6
+
+
+def test_rows_are_printed_and_kept(scripts, monkeypatch, tmp_path, capsys):
+    rows = [("", "KL"), ("MEG", 0.12345678)]
+    monkeypatch.setitem(reproduce.TABLES, "table1", lambda: iter(rows))
+    reproduce.main("table1")
+    assert capsys.readouterr().out.splitlines() == [
+        "|  | KL |",
+        "|---|---|",
+        "| MEG | 0.1235 |",
+    ]
+    assert json.loads((tmp_path / "table1.json").read_text())[1] == ["MEG", "0.1235"]
+
+
+def test_a_failing_script_stops_the_table(monkeypatch):
+    with pytest.raises(ValueError, match="evaluate.py failed with status 1"):
+        reproduce.called("evaluate.py", "--workdir=/nowhere")
