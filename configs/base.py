@@ -96,28 +96,37 @@ def image_config(side, penalty=10.0):
 
 
 def image_meg(config, data, **initial):
-    """MEG on images, with the reference's networks for 28 pixels and for 4 x 2^n.
-
-    initial: `default_init` of the networks for 4 x 2^n pixels.
-    """
+    """MEG on images; initial: as of `image_networks`."""
     at_least("width", config.width, 1)
-    side, channels = data.shape[0], data.shape[-1]
-    latent_dim, dtype = config.meg.latent_dim, compute_dtype(config.dtype)
-    family, slope, size = ladder, 0.1, {"image_size": side, **initial}
-    if side == 28:
-        family, slope, size = dcgan, 0.2, {}
-    trunk = family.Trunk(config.width, slope, dtype=dtype, **initial)
+    trunk, slope, generator = image_networks(config, data, **initial)
     learner = meg.meg(
         meg_spec(
             config,
             energy=heads.Energy(trunk),
-            generator=family.Generator(
-                width=config.width, channels=channels, dtype=dtype, **size
+            generator=generator,
+            statistics=heads.Statistics(
+                trunk, config.meg.latent_dim, config.width, slope
             ),
-            statistics=heads.Statistics(trunk, latent_dim, config.width, slope),
         )
     )
     return Experiment(data, learner, {"grid": pictures.sample_grid(learner)})
+
+
+def image_networks(config, data, **initial):
+    """(trunk, its slope, generator) of the reference for images of the data's form.
+
+    initial: `default_init` of the networks for 4 x 2^n pixels.
+    """
+    side, channels = data.shape[0], data.shape[-1]
+    dtype = compute_dtype(config.dtype)
+    family, slope, size = ladder, 0.1, {"image_size": side, **initial}
+    if side == 28:
+        family, slope, size = dcgan, 0.2, {}
+    trunk = family.Trunk(config.width, slope, dtype=dtype, **initial)
+    generator = family.Generator(
+        width=config.width, channels=channels, dtype=dtype, **size
+    )
+    return trunk, slope, generator
 
 
 def meg_spec(config, energy, generator, statistics):
@@ -172,14 +181,14 @@ def meg_spec(config, energy, generator, statistics):
     )
 
 
-def optimizer(settings, num_updates):
+def optimizer(settings, num_updates, method="meg"):
     """Adam, its rate constant (reference) or decaying to 0 along a cosine.
 
     The cosine ends with `train.num_steps`: to raise that for a finished run lifts the
     rate again.
     """
     rate = choice(
-        "meg.schedule",
+        f"{method}.schedule",
         settings.schedule,
         constant=settings.learning_rate,
         cosine=optax.cosine_decay_schedule(settings.learning_rate, num_updates),

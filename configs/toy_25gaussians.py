@@ -80,6 +80,11 @@ def planar_meg(config, source, mixture=None):
             statistics=mlp.Statistics(hidden, dtype=dtype),
         )
     )
+    return measured(config, learner, source, mixture)
+
+
+def measured(config, learner, source, mixture=None):
+    """A learner in the plane, on the set of a seed and measured on points beside it."""
     data = source(seed=config.train.seed)
     # No run has this seed, so no run trains on these points.
     held_out = points(source(seed=2**31 - 1))

@@ -35,6 +35,7 @@ TRAINED = {
     "cifar10": {},
     "kdd99:raw": {},
     "toy_25gaussians": {},
+    "wgan_gp:digits": {},
 }
 TRACED = {
     "mnist": {},
@@ -42,7 +43,9 @@ TRACED = {
     "mnist:kmnist": {},
     "mnist_small": {},
     "mnist_anomaly:3": {},
+    "mnist_anomaly_small:3": {},
     "stacked_mnist": {},
+    "stacked_mnist_small": {},
     "celeba": {},
     "flowers": {},
     "flowers ": {"image_size": 64},
@@ -57,6 +60,12 @@ TRACED = {
     "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
     "digits ": {"dtype": "bfloat16"},
     "digits  ": {"meg.refinement_steps": 1, "meg.average_decay": 0.9},
+    "wgan_gp": {"wgan_gp.penalty_form": "per_pixel"},
+    "wgan_gp:mnist": {},
+    "wgan_gp:stacked_mnist_3": {},
+    "wgan_gp:stacked_mnist_4": {},
+    "wgan_gp:cifar10": {},
+    "wgan_gp:toy_25gaussians": {},
 }
 
 
@@ -137,12 +146,17 @@ def full_config(name):
     return module.get_config(argument) if argument else module.get_config()
 
 
+def method_of(config):
+    return "meg" if "meg" in config else "wgan_gp"
+
+
 def small_config(name, root, fields):
     config = full_config(name)
+    method = method_of(config)
     settings = {
         "batch_size": 4,
-        "meg.num_energy_updates": 1,
-        "meg.latent_dim": 3,
+        f"{method}.num_energy_updates": 1,
+        f"{method}.latent_dim": 3,
         "train.num_steps": 2,
         "train.log_every": 1,
         "train.save_every": 1,
@@ -231,7 +245,8 @@ def test_values_survive_json_and_are_documented_fields(name):
     for field in ("seed", "num_steps", "log_every", "save_every", "evaluate_every"):
         assert config.train[field] >= 0
     assert set(checkpoint.FREE) - {"data_dir"} <= set(checkpoint._flat(values))
-    assert config.meg.beta1 == 0.5 and config.meg.beta2 == 0.9
+    settings = config[method_of(config)]
+    assert settings.beta1 == 0.5 and settings.beta2 == 0.9
     loaded = experiment.load(config_file(name), values)
     assert experiment.plain_values(loaded) == values
 

@@ -22,6 +22,7 @@ FLOORS = {
     "metrics": 4,
     "training": 5,
     "sampling": 5,
+    "detector": 6,
     "evaluating": 6,
 }
 FILES = sorted(

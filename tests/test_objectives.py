@@ -1,13 +1,18 @@
 """Objectives against hand-worked numbers, exact optima and finite differences."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from megjax import objectives
+from megjax.networks import heads, ladder, mlp
 
 BOUNDS = [objectives.jensen_shannon, objectives.donsker_varadhan, objectives.info_nce]
+
+DEVIATIONS = [objectives.norm_deviation, objectives.pixel_norm_deviation]
 
 # A dependent pair of bits; both marginals are uniform.
 JOINT = np.array([[0.4, 0.1], [0.1, 0.4]])
@@ -142,3 +147,123 @@ def test_penalised_energy_equals_the_double_gradient():
     np.testing.assert_allclose(jnp.mean(energies + 0.3 * squared), expected, rtol=1e-12)
     for a, b in zip(gradient, expected_gradient):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_gradient_penalty_of_a_linear_energy_by_hand():
+    # E = 3 x + 4 y has |grad E| = 5 everywhere: 2 (5 - 1)^2 = 32, which grows along
+    # w by 2 * 2 (5 - 1) w / 5.
+    x = jax.random.normal(jax.random.key(0), (3, 2))
+
+    def loss(w):
+        found = objectives.gradient_penalty(
+            lambda x: x @ w, x, objectives.norm_deviation, 2.0
+        )
+        return jnp.mean(found[1]), found
+
+    w = jnp.array([3.0, 4.0])
+    gradient, (gradients, penalty) = jax.grad(loss, has_aux=True)(w)
+    np.testing.assert_allclose(gradients, np.tile(w, (3, 1)), rtol=1e-12)
+    np.testing.assert_allclose(penalty, [32.0] * 3, rtol=1e-12)
+    np.testing.assert_allclose(gradient, 16 * w / 5, rtol=1e-12)
+
+
+def test_deviations_of_an_image_by_hand():
+    # Pixels with gradients of norm 5, 1, 0, 3: the image's is sqrt(35).
+    gradient = jnp.array([[[3.0, 4, 0], [0, 0, 1]], [[0, 0, 0], [2, 1, 2]]])[None]
+    value = objectives.pixel_norm_deviation(gradient)
+    np.testing.assert_allclose(value, [(16 + 0 + 1 + 4) / 4], rtol=1e-12)
+    value = objectives.norm_deviation(gradient)
+    np.testing.assert_allclose(value, [(np.sqrt(35) - 1) ** 2], rtol=1e-12)
+    np.testing.assert_allclose(objectives.norms(gradient), [np.sqrt(35)], rtol=1e-12)
+
+
+def test_deviations_of_vectors_are_the_same():
+    vectors = jax.random.normal(jax.random.key(0), (5, 3))
+    first, second = (deviation(vectors) for deviation in DEVIATIONS)
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+def smooth_energy():
+    key_w, key_v = jax.random.split(jax.random.key(0))
+    params = jax.random.normal(key_w, (12, 8)), jax.random.normal(key_v, (8,))
+    return params, lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p[0]) @ p[1], (2, 2, 3)
+
+
+def network_energy(trunk, shape):
+    energy = heads.Energy(trunk)
+    params = energy.init(jax.random.key(1), jnp.zeros((1, *shape)))["params"]
+    params = jax.tree.map(lambda p: 2 * p.astype(jnp.float64), params)
+    return params, lambda p, x: energy.apply({"params": p}, x), shape
+
+
+@pytest.mark.parametrize(
+    "name, deviation",
+    [
+        ("smooth", objectives.norm_deviation),
+        ("smooth", objectives.pixel_norm_deviation),
+        ("mlp", objectives.norm_deviation),
+        ("ladder", objectives.pixel_norm_deviation),
+    ],
+)
+def test_gradient_penalty_equals_the_double_gradient(name, deviation):
+    params, energy, shape = {
+        "smooth": smooth_energy,
+        "mlp": lambda: network_energy(mlp.Trunk((8, 6), dtype=jnp.float64), (5,)),
+        "ladder": lambda: network_energy(ladder.Trunk(8, dtype=jnp.float64), (8, 8, 2)),
+    }[name]()
+    x = jax.random.normal(jax.random.key(2), (4, *shape))
+
+    def plain(params):
+        gradient = jax.vmap(jax.grad(lambda x: energy(params, x[None])[0]))(x)
+        return 3.0 * jnp.mean(deviation(gradient))
+
+    def cheap(params):
+        return jnp.mean(
+            objectives.gradient_penalty(partial(energy, params), x, deviation, 3.0)[1]
+        )
+
+    plain = jax.jit(jax.value_and_grad(plain))
+    value, gradient = jax.jit(jax.value_and_grad(cheap))(params)
+    expected, expected_gradient = plain(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
+    jax.tree.map(close, gradient, expected_gradient)
+    # And finite differences of the value along the gradient.
+    ends = [
+        plain(jax.tree.map(lambda p, g, h=h: p + h * g, params, gradient))[0]
+        for h in (1e-6, -1e-6)
+    ]
+    squared = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(squared, (ends[0] - ends[1]) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("deviation", DEVIATIONS)
+def test_gradient_penalty_of_a_flat_energy_is_finite(deviation):
+    def loss(w):
+        _, penalty = objectives.gradient_penalty(
+            lambda x: x @ w, jnp.ones((2, 3)), deviation, 1.0
+        )
+        return jnp.mean(penalty)
+
+    value, gradient = jax.value_and_grad(loss)(jnp.zeros(3))
+    assert value == 1.0
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_gradient_penalty_takes_four_passes():
+    energy = heads.Energy(mlp.Trunk((64, 64, 64)))
+    x = jnp.zeros((64, 16), jnp.float32)
+    params = energy.init(jax.random.key(0), x)["params"]
+
+    def loss(params):
+        energy_fn = lambda x: energy.apply({"params": params}, x)
+        return jnp.mean(
+            objectives.gradient_penalty(energy_fn, x, objectives.norm_deviation, 3.0)[1]
+        )
+
+    forward = lambda params: energy.apply({"params": params}, x)
+    passes, found = (
+        jax.jit(f).lower(params).compile().cost_analysis()["flops"]
+        for f in (forward, jax.grad(loss))
+    )
+    assert found < 4.2 * passes

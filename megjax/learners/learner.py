@@ -1,12 +1,18 @@
-"""What every training method offers, and the one way a player is updated."""
+"""What every training method offers, and what those with a generator share.
+
+The functions from `latents` on take the method's specification (`energy`, `generator`,
+`latent_dim`, `average_decay`) and state (players `energy` and `generator`, `average`).
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from flax import struct
 
-from megjax.types import Array, PyTree
+from megjax import parallel
+from megjax.types import Array, Key, Metrics, PyTree
 
 
 class Learner(NamedTuple):
@@ -61,3 +67,68 @@ def updated(
     return player.replace(
         params=optax.apply_updates(player.params, updates), optimizer=state
     )
+
+
+def latents(spec: NamedTuple, key: Key, num: int) -> Array:
+    """Draws of the Gaussian prior [num, k], split over devices at the global shape."""
+    return parallel.shard(jax.random.normal(key, (num, spec.latent_dim)))
+
+
+def generated(
+    spec: NamedTuple, generator: Player, params: PyTree, z: Array
+) -> tuple[Array, Player]:
+    """Training-mode samples, and the generator with its batch statistics moved on.
+
+    As in the reference code every forward pass moves the statistics, those that only
+    make negatives included.
+    """
+    x, variables = spec.generator.apply(
+        {"params": params, **generator.variables},
+        z,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return x, generator.replace(variables=generator.variables | variables)
+
+
+def weights(state: PyTree) -> PyTree:
+    """The weights that are averaged: those a trained model needs."""
+    return {"energy": state.energy.params, "generator": state.generator.params}
+
+
+def averaged(spec: NamedTuple, state: PyTree) -> PyTree:
+    """The state with its averages moved on by one iteration, where it has them."""
+    if state.average is None:
+        return state
+    rate = 1 - spec.average_decay
+    return state.replace(
+        average=optax.incremental_update(weights(state), state.average, rate)
+    )
+
+
+def weight_norms(state: PyTree) -> Metrics:
+    """Euclidean norm of all weights of each player."""
+    return {
+        f"{name}_weight_norm": optax.tree.norm(value.params)
+        for name, value in vars(state).items()
+        if isinstance(value, Player)
+    }
+
+
+def generate(spec: NamedTuple, state: PyTree, z: Array) -> Array:
+    """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
+    params = (state.average or weights(state))["generator"]
+    return spec.generator.apply(
+        {"params": params, **state.generator.variables}, z, train=False
+    )
+
+
+def sample(spec: NamedTuple, key: Key, state: PyTree, num: int) -> Array:
+    """Samples of the generator [num, ...]."""
+    return generate(spec, state, latents(spec, key, num))
+
+
+def energy(spec: NamedTuple, state: PyTree, x: Array) -> Array:
+    """E(x) of every example: [B, ...] -> [B]."""
+    params = (state.average or weights(state))["energy"]
+    return spec.energy.apply({"params": params}, x)

@@ -13,9 +13,22 @@ import jax.numpy as jnp
 import optax
 from flax import linen, struct
 
-from megjax import objectives, parallel
+from megjax import objectives
 from megjax.data import order
-from megjax.learners.learner import Learner, Player, player, updated
+from megjax.learners.learner import (
+    Learner,
+    Player,
+    averaged,
+    energy,
+    generate,
+    generated,
+    latents,
+    player,
+    sample,
+    updated,
+    weight_norms,
+    weights,
+)
 from megjax.networks import piecewise
 from megjax.samplers import latent, mala
 from megjax.samplers.kernel import chain
@@ -236,23 +249,6 @@ def generator_update(
     }
 
 
-def generated(
-    spec: Spec, generator: Player, params: PyTree, z: Array
-) -> tuple[Array, Player]:
-    """Training-mode samples, and the generator with its batch statistics moved on.
-
-    As in the reference code every forward pass moves the statistics, those that only
-    make negatives included.
-    """
-    x, variables = spec.generator.apply(
-        {"params": params, **generator.variables},
-        z,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return x, generator.replace(variables=generator.variables | variables)
-
-
 def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
     """Latents [B, k] after a few MALA steps under p(z) exp(-beta E(G(z))).
 
@@ -271,51 +267,3 @@ def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
         return moved.position
 
     return jax.vmap(walk)(jax.random.split(key, len(z)), z)
-
-
-def weights(state: State) -> PyTree:
-    """The weights that are averaged: those a trained model needs."""
-    return {"energy": state.energy.params, "generator": state.generator.params}
-
-
-def averaged(spec: Spec, state: State) -> State:
-    """The state with its averages moved on by one iteration, where it has them."""
-    if state.average is None:
-        return state
-    rate = 1 - spec.average_decay
-    return state.replace(
-        average=optax.incremental_update(weights(state), state.average, rate)
-    )
-
-
-def weight_norms(state: State) -> Metrics:
-    """Euclidean norm of all weights of each player."""
-    return {
-        "energy_weight_norm": optax.tree.norm(state.energy.params),
-        "generator_weight_norm": optax.tree.norm(state.generator.params),
-        "statistics_weight_norm": optax.tree.norm(state.statistics.params),
-    }
-
-
-def latents(spec: Spec, key: Key, num: int) -> Array:
-    """Draws of the Gaussian prior [num, k], split over devices at the global shape."""
-    return parallel.shard(jax.random.normal(key, (num, spec.latent_dim)))
-
-
-def generate(spec: Spec, state: State, z: Array) -> Array:
-    """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
-    params = (state.average or weights(state))["generator"]
-    return spec.generator.apply(
-        {"params": params, **state.generator.variables}, z, train=False
-    )
-
-
-def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
-    """Samples of the generator [num, ...]."""
-    return generate(spec, state, latents(spec, key, num))
-
-
-def energy(spec: Spec, state: State, x: Array) -> Array:
-    """E(x) of every example: [B, ...] -> [B]."""
-    params = (state.average or weights(state))["energy"]
-    return spec.energy.apply({"params": params}, x)

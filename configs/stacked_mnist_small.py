@@ -1,0 +1,18 @@
+"""Stacked MNIST with narrow networks in few iterations: table 1 on two CPU cores.
+
+python train.py --config=configs/stacked_mnist_small.py
+python -m megjax.evaluation.classifier --data=mnist
+python evaluate.py --workdir=runs/stacked_mnist_small
+"""
+
+from configs import base, stacked_mnist
+
+
+def get_config(num_stacked="3"):
+    """The configuration of `stacked_mnist`, made small as `mnist_small` is."""
+    config = stacked_mnist.get_config(num_stacked)
+    config.width = 64
+    config.meg.update(base.in_nats() | {"score_weight": 1.0})
+    config.train.num_steps = 4000
+    config.train.evaluate_every = 500
+    return config

@@ -1,0 +1,189 @@
+"""Wasserstein GAN with gradient penalty: energy and generator as two players.
+
+Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville, "Improved Training of Wasserstein
+GANs", 2017; the functions below follow its Algorithm 1. The energy is minus the critic.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen, struct
+
+from megjax import objectives, parallel
+from megjax.learners.learner import (
+    Learner,
+    Player,
+    averaged,
+    energy,
+    generate,
+    generated,
+    latents,
+    player,
+    sample,
+    updated,
+    weight_norms,
+    weights,
+)
+from megjax.types import Array, Key, Metrics, PyTree
+
+
+def between(key: Key, real: Array, fake: Array) -> Array:
+    """Points on the lines from samples to data, one coefficient each: [B, ...]."""
+    shape = (len(real),) + (1,) * (real.ndim - 1)
+    share = parallel.shard(jax.random.uniform(key, shape, real.dtype))
+    return fake + share * (real - fake)
+
+
+def between_elements(key: Key, real: Array, fake: Array) -> Array:
+    """Points in the boxes between them, one coefficient per element: [B, ...]."""
+    share = parallel.shard(jax.random.uniform(key, real.shape, real.dtype))
+    return fake + share * (real - fake)
+
+
+class Penalty(NamedTuple):
+    """Where the energy is asked for a gradient of norm 1, and which norm that is.
+
+    interpolation: (key, real [B, ...], fake [B, ...]) -> points [B, ...].
+    deviation: gradients [B, ...] -> squared deviations from norm 1 [B].
+    """
+
+    interpolation: Callable
+    deviation: Callable
+
+
+PER_EXAMPLE = Penalty(between, objectives.norm_deviation)
+"""The method as published: the critic changes by at most 1 per unit of distance."""
+
+PER_PIXEL = Penalty(between_elements, objectives.pixel_norm_deviation)
+"""What MEG's reference code has in its place; see `pixel_norm_deviation`."""
+
+
+class Spec(NamedTuple):
+    """Networks and hyperparameters of one WGAN-GP.
+
+    energy: x [B, ...] -> [B], minus the critic. generator: (z [B, k], train) ->
+        x [B, ...].
+    num_energy_updates: energy updates per generator update (n_critic in the paper).
+    penalty_weight: lambda in the paper.
+    average_decay: as of MEG; 0, the paper's choice, keeps no averages.
+    """
+
+    energy: linen.Module
+    generator: linen.Module
+    latent_dim: int
+    num_energy_updates: int = 5
+    penalty_weight: float = 10.0
+    penalty: Penalty = PER_EXAMPLE
+    average_decay: float = 0.0
+    energy_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
+    generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
+
+
+@struct.dataclass
+class State:
+    """The two players; `average`: None, or their averaged weights."""
+
+    energy: Player
+    generator: Player
+    average: PyTree = None
+
+
+def wgan_gp(spec: Spec) -> Learner:
+    """The learner of a specification."""
+    return Learner(
+        init=partial(init, spec),
+        step=partial(step, spec),
+        sample=partial(sample, spec),
+        energy=partial(energy, spec),
+        num_batches=spec.num_energy_updates,
+        latents=partial(latents, spec),
+        generate=partial(generate, spec),
+    )
+
+
+def init(spec: Spec, key: Key, x: Array) -> State:
+    """Fresh players for data of the form of x [B, ...]."""
+    key_energy, key_generator = jax.random.split(key)
+    z = jnp.zeros((len(x), spec.latent_dim))
+    generator = spec.generator.init(key_generator, z, train=False)
+    state = State(
+        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
+        generator=player(generator, spec.generator_optimizer),
+    )
+    return state.replace(average=weights(state)) if spec.average_decay else state
+
+
+def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+    """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
+    key_energy, key_generator = jax.random.split(key)
+    state, found = energy_updates(spec, key_energy, state, x)
+    state, norm = generator_update(spec, key_generator, state, x.shape[1])
+    state = averaged(spec, state)
+    return state, found | norm | weight_norms(state)
+
+
+def energy_updates(
+    spec: Spec, key: Key, state: State, x: Array
+) -> tuple[State, Metrics]:
+    """K updates, one for each batch of x [K, B, ...] (lines 2 to 10).
+
+    Unrolled: convolutions inside a loop are slow on CPU. Metrics of the last update.
+    """
+    for key_update, batch in zip(jax.random.split(key, len(x)), x):
+        state, metrics = energy_update(spec, key_update, state, batch)
+    return state, metrics
+
+
+def energy_update(
+    spec: Spec, key: Key, state: State, x: Array
+) -> tuple[State, Metrics]:
+    """One descent of E at data minus E at samples, plus the penalty between them."""
+    key_latents, key_interpolation = jax.random.split(key)
+    z = latents(spec, key_latents, len(x))
+    fake, generator = generated(spec, state.generator, state.generator.params, z)
+    points = spec.penalty.interpolation(key_interpolation, x, fake)
+
+    def loss(params):
+        energy_fn = partial(spec.energy.apply, {"params": params})
+        energy_real, energy_fake = energy_fn(x), energy_fn(fake)
+        contrast = objectives.energy_contrast(energy_real, energy_fake)
+        slope, penalty = objectives.gradient_penalty(
+            energy_fn, points, spec.penalty.deviation, spec.penalty_weight
+        )
+        return contrast + jnp.mean(penalty), {
+            "energy_real": jnp.mean(energy_real),
+            "energy_fake": jnp.mean(energy_fake),
+            # Lipschitz constant times distance, as far as E is the best critic.
+            "wasserstein": -contrast,
+            "gradient_penalty": jnp.mean(penalty),
+            "slope_norm": jnp.mean(objectives.norms(slope)),
+        }
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
+    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    return state.replace(
+        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        generator=generator,
+    ), metrics
+
+
+def generator_update(
+    spec: Spec, key: Key, state: State, num: int
+) -> tuple[State, Metrics]:
+    """One descent of E at samples (lines 11 and 12)."""
+    z = latents(spec, key, num)
+
+    def loss(params):
+        x, generator = generated(spec, state.generator, params, z)
+        energy_fake = spec.energy.apply({"params": state.energy.params}, x)
+        return jnp.mean(energy_fake), generator
+
+    gradient, generator = jax.grad(loss, has_aux=True)(state.generator.params)
+    generator = updated(generator, gradient, spec.generator_optimizer)
+    return state.replace(generator=generator), {
+        "generator_gradient_norm": optax.tree.norm(gradient)
+    }
