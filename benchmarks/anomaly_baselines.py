@@ -3,9 +3,8 @@
     python -m benchmarks.anomaly_baselines --config=configs/kdd99.py
     python -m benchmarks.anomaly_baselines --config=configs/mnist_anomaly.py:1
 
-Settings are scikit-learn's defaults, but for the one-class SVM's share of outliers
-(0.1 for 0.5), and not tuned. KDD99's raw columns span nine
-orders of magnitude: its baselines are those of the scaled variant.
+KDD99's raw columns span nine orders of magnitude: its baselines are those of the scaled
+variant.
 """
 
 import json
@@ -17,12 +16,11 @@ import ml_collections
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
-from sklearn import decomposition, ensemble, svm
 
 from megjax import command, experiment
 from megjax.data import heldout, kdd99
 from megjax.data.dataset import Dataset, LabelledExamples
-from megjax.evaluation import anomaly
+from megjax.evaluation import anomaly, baselines
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path[:argument]."
@@ -33,9 +31,6 @@ SVM_EXAMPLES = flags.DEFINE_integer(
     "svm_examples", 10_000, "Training examples of the one-class SVM.", 2
 )
 FLAGS = flags.FLAGS
-
-Detector = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""x [N, F] -> name -> scores [N], high for anomalies."""
 
 
 def split(config: ml_collections.ConfigDict) -> tuple[Dataset, LabelledExamples]:
@@ -50,52 +45,15 @@ def split(config: ml_collections.ConfigDict) -> tuple[Dataset, LabelledExamples]
 
 def detectors(
     train: np.ndarray, components: list[int], svm_examples: int, seed: int
-) -> Iterator[tuple[str, Callable[[], Detector]]]:
+) -> Iterator[tuple[str, Callable[[], baselines.Detector]]]:
     """(name, fit) of every baseline on training rows x [N, F]."""
     for num in components:
-        yield f"PCA {num}", lambda num=num: principal_components(train, num)
-    yield "isolation forest", lambda: isolation_forest(train, seed)
+        yield f"PCA {num}", lambda num=num: baselines.principal_components(train, num)
+    yield "isolation forest", lambda: baselines.isolation_forest(train, seed)
     yield (
         f"one-class SVM, {svm_examples} examples",
-        lambda: one_class_svm(train, svm_examples, seed),
+        lambda: baselines.one_class_svm(train, svm_examples, seed),
     )
-
-
-def principal_components(train: np.ndarray, num: int) -> Detector:
-    """Squared distance to the plane of the first components, and its share of |x|^2.
-
-    |x| is measured from the columns' smallest training values: for images, from black.
-    """
-    pca = decomposition.PCA(num, svd_solver="covariance_eigh").fit(
-        train.astype(np.float64)
-    )
-    low = train.min(0)
-
-    def scores(x):
-        x = x.astype(np.float64)
-        error = np.sum((x - pca.inverse_transform(pca.transform(x))) ** 2, axis=1)
-        return {
-            "reconstruction": error,
-            "relative reconstruction": error / (np.sum((x - low) ** 2, axis=1) + 1e-6),
-        }
-
-    return scores
-
-
-def isolation_forest(train: np.ndarray, seed: int) -> Detector:
-    """Liu et al. 2008: 100 trees on 256 examples each."""
-    forest = ensemble.IsolationForest(random_state=seed).fit(train)
-    return lambda x: {"path length": -forest.score_samples(x)}
-
-
-def one_class_svm(train: np.ndarray, num: int, seed: int) -> Detector:
-    """Schölkopf et al. 2001, Gaussian kernel, one training example in ten left outside.
-
-    On a sample of the rows: its training time grows with the square of their number.
-    """
-    rows = np.random.RandomState(seed).permutation(len(train))[:num]
-    machine = svm.OneClassSVM(nu=0.1).fit(train[rows])
-    return lambda x: {"decision function": -machine.score_samples(x)}
 
 
 def results(

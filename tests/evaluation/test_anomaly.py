@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import anomaly_baselines
 from megjax import parallel
 from megjax.data import kdd99
 from megjax.data.dataset import LabelledExamples
-from megjax.evaluation import anomaly
+from megjax.evaluation import anomaly, baselines
 from megjax.learners.learner import Learner
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
@@ -267,21 +266,21 @@ def test_baselines_on_a_line():
     rng = np.random.RandomState(0)
     train = np.pad(rng.normal(size=(400, 1)), ((0, 0), (0, 2))).astype(np.float32)
     x = np.array([[0.1, 0, 0], [0.1, 3, 0], [0.1, 0, 4]], np.float32)
-    found = anomaly_baselines.principal_components(train, 1)(x)
+    found = baselines.principal_components(train, 1)(x)
     np.testing.assert_allclose(found["reconstruction"], [0, 9, 16], atol=1e-6)
-    for fit in (anomaly_baselines.isolation_forest, one_class_svm):
+    for fit in (baselines.isolation_forest, one_class_svm):
         (values,) = fit(train + 0.01 * rng.normal(size=train.shape), 0)(x).values()
         assert values[0] < min(values[1:])
 
 
 def one_class_svm(train, seed):
-    return anomaly_baselines.one_class_svm(train, 200, seed)
+    return baselines.one_class_svm(train, 200, seed)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the repository")
 def test_two_components_on_the_real_file():
     train, test = kdd99.kdd99(data_dir=str(SHARED / "tfds"), scale="minmax")
-    score = anomaly_baselines.principal_components(train.store, 2)
+    score = baselines.principal_components(train.store, 2)
     first, inverse = anomaly.distinct(test.x)
     values = score(test.x[first])["reconstruction"][inverse]
     found = anomaly.thresholded(values, test.labels, 0.8)
