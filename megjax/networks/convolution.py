@@ -7,11 +7,13 @@ form that is fast there and differentiable to any order; elsewhere the compiler'
 convolution is used.
 """
 
+import itertools
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
@@ -20,11 +22,12 @@ from megjax.types import Array
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
 
-# Up to these sides of the small image, or channels of the large one, columns and a dot
+# Up to these sides of the small image, or channels of the large one, columns and dots
 # beat XLA:CPU's convolution. Its convolution also swaps operands where the kernel is
 # larger than the image, and is then a hundred times slower.
 _DOT_SIDE = 4
 _DOT_SIDE_TRANSPOSED = 8
+_DOT_SIDE_WEIGHTS = 2
 _DOT_CHANNELS_TRANSPOSED = 4
 
 
@@ -93,87 +96,164 @@ def _reversed(kernel: Array) -> Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-def _convolution_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    pads = [(geometry.padding, geometry.padding)] * 2
-    if min(geometry.reduced) > _DOT_SIDE:
-        return _plain(x, kernel, geometry.stride, pads)
-    columns = _columns(x, geometry)
-    return _dot(columns, kernel.reshape(-1, kernel.shape[-1]), ((3,), (0,)))
+class Run(NamedTuple):
+    """Kernel taps [first, last) that see the image from the same outputs."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+
+    @property
+    def num(self) -> int:
+        return self.last - self.first
 
 
-def _columns(x: Array, geometry: Geometry) -> Array:
-    """What every output position sees: [B, H, W, C] -> [B, h, w, k k C]."""
-    x = jnp.pad(x, _spatial([(geometry.padding, geometry.padding)] * 2))
-    stride = geometry.stride
-    spans = [stride * (side - 1) + 1 for side in geometry.reduced]
-    taps = range(geometry.kernel)
-    return jnp.concatenate(
-        [
-            x[:, i : i + spans[0] : stride, j : j + spans[1] : stride]
-            for i in taps
-            for j in taps
-        ],
-        axis=-1,
-    )
+def _pixel(geometry: Geometry, output: int, tap: int) -> int:
+    return geometry.stride * output + tap - geometry.padding
 
 
-def _transposed_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Every residue of the output position modulo the stride, then interleaved.
+def _runs(geometry: Geometry, axis: int) -> list[Run]:
+    """The taps along one axis, by the outputs [start, stop) that use them.
 
-    Output u + padding = stride t + r receives tap r + stride m from y[t - m].
+    On a small image a good part of all products would be with padding. Taps that see
+    nothing else are left out.
     """
-    stride = geometry.stride
-    taps = -(-geometry.kernel // stride)
-    thin = kernel.shape[2] <= _DOT_CHANNELS_TRANSPOSED
-    if min(geometry.reduced) > _DOT_SIDE_TRANSPOSED and not thin:
-        phase = partial(_phase_by_convolution, y, kernel, stride, taps)
-    else:
-        columns = _dot(y, kernel.reshape(-1, kernel.shape[3]), ((3,), (1,)))
-        columns = columns.reshape(*y.shape[:3], *kernel.shape[:3])
-        phase = partial(_phase_by_overlap, columns, stride, taps)
-    residues = range(stride)
-    rows = [jnp.stack([phase(r, c) for c in residues], axis=3) for r in residues]
-    sides = [stride * (side + taps - 1) for side in geometry.reduced]
-    x = jnp.stack(rows, axis=2).reshape(len(y), *sides, kernel.shape[2])
-    # Lengths from padding to padding + size; what no tap reaches is zero.
-    return lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        [(0, 0, 0)]
-        + [
-            (-geometry.padding, geometry.padding + size - side, 0)
-            for size, side in zip(geometry.size, sides)
+    runs = []
+    for tap in range(geometry.kernel):
+        seeing = [
+            output
+            for output in range(geometry.reduced[axis])
+            if 0 <= _pixel(geometry, output, tap) < geometry.size[axis]
         ]
-        + [(0, 0, 0)],
+        reach = (seeing[0], seeing[-1] + 1) if seeing else None
+        if reach and runs and runs[-1][2:] == reach:
+            runs[-1] = runs[-1]._replace(last=tap + 1)
+        elif reach:
+            runs.append(Run(tap, tap + 1, *reach))
+    return runs
+
+
+def _groups(geometry: Geometry) -> list[tuple[Run, Run]]:
+    """Blocks of taps, row by row."""
+    return list(itertools.product(_runs(geometry, 0), _runs(geometry, 1)))
+
+
+def _taps(kernel: Array, row: Run, column: Run) -> Array:
+    return kernel[row.first : row.last, column.first : column.last]
+
+
+def _outputs(y: Array, row: Run, column: Run) -> Array:
+    return y[:, row.start : row.stop, column.start : column.stop]
+
+
+def _seen(x: Array, geometry: Geometry, row: Run, column: Run) -> Array:
+    """What a block of taps sees: [B, H, W, C] -> [B, its outputs, its taps C]."""
+
+    def pixels(run, tap):
+        first = _pixel(geometry, run.start, tap)
+        last = _pixel(geometry, run.stop - 1, tap)
+        return slice(first, last + 1, geometry.stride)
+
+    taps = itertools.product(
+        range(row.first, row.last), range(column.first, column.last)
+    )
+    return jnp.concatenate(
+        [x[:, pixels(row, i), pixels(column, j)] for i, j in taps], axis=-1
     )
 
 
-def _phase_by_convolution(
-    y: Array, kernel: Array, stride: int, taps: int, row: int, column: int
-) -> Array:
-    """One residue as a stride-1 convolution: [B, h + taps - 1, w + taps - 1, C]."""
-    sub = _reversed(kernel[row::stride, column::stride])
-    pads = [(side - 1, taps - 1) for side in sub.shape[:2]]
-    return _plain(y, sub, 1, pads)
+def _placed(part: Array, starts: tuple[int, ...], sides: tuple[int, ...]) -> Array:
+    """Part [B, h, w, C] in a zero image of `sides`, from `starts` on; may be cropped."""
+    pads = [
+        (start, side - start - length, 0)
+        for start, side, length in zip(starts, sides, part.shape[1:3])
+    ]
+    return lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
 
 
-def _phase_by_overlap(
-    columns: Array, stride: int, taps: int, row: int, column: int
-) -> Array:
-    """One residue as a sum of shifted columns [B, h, w, k, k, C]."""
+def _convolution_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    if min(geometry.reduced) > _DOT_SIDE:
+        return _plain(x, kernel, geometry.stride, [(geometry.padding,) * 2] * 2)
     total = 0
-    for i, tap_row in enumerate(range(row, columns.shape[3], stride)):
-        for j, tap_column in enumerate(range(column, columns.shape[3], stride)):
-            pads = _spatial([(i, taps - 1 - i), (j, taps - 1 - j)])
-            total += jnp.pad(columns[:, :, :, tap_row, tap_column], pads)
+    for row, column in _groups(geometry):
+        taps = _taps(kernel, row, column).reshape(-1, kernel.shape[3])
+        part = _dot(_seen(x, geometry, row, column), taps, ((3,), (0,)))
+        total += _placed(part, (row.start, column.start), geometry.reduced)
     return total
 
 
-def _weight_gradient_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Channels as the batch and the batch as channels, in canonical labels.
+def _transposed_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Every residue of the pixel modulo the stride, then interleaved."""
+    stride, size = geometry.stride, geometry.size
+    sides = tuple(-(-side // stride) for side in size)
+    small = min(geometry.reduced) <= _DOT_SIDE_TRANSPOSED
+    if small or kernel.shape[2] <= _DOT_CHANNELS_TRANSPOSED:
+        phases = _phases_by_overlap(y, kernel, geometry, sides, small)
+    else:
+        phases = _phases_by_convolution(y, kernel, geometry, sides)
+    residues = range(stride)
+    rows = [jnp.stack([phases[r, c] for c in residues], axis=3) for r in residues]
+    x = jnp.stack(rows, axis=2)
+    x = x.reshape(len(y), stride * sides[0], stride * sides[1], kernel.shape[2])
+    return x[:, : size[0], : size[1]]
 
-    The labels that differentiation of a convolution produces have no fast kernel.
+
+Phases = dict[tuple[int, ...], Array]
+
+
+def _phases_by_convolution(
+    y: Array, kernel: Array, geometry: Geometry, sides: tuple[int, int]
+) -> Phases:
+    """Each residue as a stride-1 convolution with every stride-th tap: [B, *sides, C].
+
+    Pixel stride t + residue gets tap first + stride m from y[t + shift - m].
     """
+    stride = geometry.stride
+    phases = {}
+    for residues in itertools.product(range(stride), repeat=2):
+        shifts, firsts = zip(*(divmod(r + geometry.padding, stride) for r in residues))
+        taps = _reversed(kernel[firsts[0] :: stride, firsts[1] :: stride])
+        pads = [
+            (num - 1 - shift, side - length + shift)
+            for num, shift, side, length in zip(
+                taps.shape, shifts, sides, geometry.reduced
+            )
+        ]
+        phases[residues] = _plain(y, taps, 1, pads)
+    return phases
+
+
+def _phases_by_overlap(
+    y: Array, kernel: Array, geometry: Geometry, sides: tuple[int, int], split: bool
+) -> Phases:
+    """Each residue as a sum of shifted products with single taps: [B, *sides, C].
+
+    split: only the products that stay within the image, else all of them in one dot.
+    """
+    whole = tuple(Run(0, geometry.kernel, 0, side) for side in geometry.reduced)
+    zeros = jnp.zeros((len(y), *sides, kernel.shape[2]), y.dtype)
+    phases = dict.fromkeys(np.ndindex(geometry.stride, geometry.stride), zeros)
+    for row, column in _groups(geometry) if split else [whole]:
+        taps = _taps(kernel, row, column)
+        flat = taps.reshape(-1, taps.shape[3])
+        parts = _dot(_outputs(y, row, column), flat, ((3,), (1,)))
+        parts = parts.reshape(*parts.shape[:3], *taps.shape[:3])
+        for i, j in np.ndindex(row.num, column.num):
+            pixels = (
+                _pixel(geometry, row.start, row.first + i),
+                _pixel(geometry, column.start, column.first + j),
+            )
+            starts, residues = zip(*(divmod(p, geometry.stride) for p in pixels))
+            phases[residues] += _placed(parts[:, :, :, i, j], starts, sides)
+    return phases
+
+
+def _weight_gradient_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
+    if min(geometry.reduced) <= _DOT_SIDE_WEIGHTS:
+        return _weight_gradient_by_taps(x, y, geometry)
+    # Channels as the batch and the batch as channels, in canonical labels: those that
+    # differentiation of a convolution produces have no fast kernel.
     pads = []
     for size, side in zip(geometry.size, geometry.reduced):
         reach = geometry.stride * (side - 1) + geometry.kernel
@@ -182,6 +262,22 @@ def _weight_gradient_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
         x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), 1, pads, geometry.stride
     )
     return kernel.transpose(1, 2, 0, 3)
+
+
+def _weight_gradient_by_taps(x: Array, y: Array, geometry: Geometry) -> Array:
+    """A product for each block of taps; zero for taps that see padding alone."""
+
+    def block(row, column):
+        seen = _seen(x, geometry, row, column)
+        gradient = _dot(seen, _outputs(y, row, column), ((0, 1, 2), (0, 1, 2)))
+        return gradient.reshape(row.num, column.num, x.shape[3], y.shape[3])
+
+    rows, columns = _runs(geometry, 0), _runs(geometry, 1)
+    strips = [jnp.concatenate([block(r, c) for c in columns], axis=1) for r in rows]
+    unseen = [
+        (runs[0].first, geometry.kernel - runs[-1].last) for runs in (rows, columns)
+    ]
+    return jnp.pad(jnp.concatenate(strips, axis=0), [*unseen, (0, 0), (0, 0)])
 
 
 def _plain(x, kernel, stride, pads, dilation=1) -> Array:
@@ -205,10 +301,6 @@ def _dot(a: Array, b: Array, contraction) -> Array:
 def _accumulator(x: Array):
     # Plain bfloat16 products miss the hardware's matrix units on CPU.
     return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _spatial(pads):
-    return [(0, 0), *pads, (0, 0)]
 
 
 def _primitive(name: str, implementation, shape) -> core.Primitive:
