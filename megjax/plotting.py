@@ -101,12 +101,14 @@ def scatter(
     extent: Sequence[float],
     density: np.ndarray | None = None,
     paths: np.ndarray | None = None,
+    rejected: np.ndarray | None = None,
     title: str = "",
 ) -> np.ndarray:
     """Points [N, 2] of the plane, over a density and with walks where given.
 
     extent: (left, right, bottom, top) of the window. density: [size, size] on it, the
     first coordinate first. paths: [chains, T, 2], drawn as lines that start at a dot.
+    rejected: more points [M, 2], in red.
     """
     canvas, axes = _figure(4.8, 4.8)
     if density is not None:
@@ -114,12 +116,44 @@ def scatter(
         _density(axes, density, extent).set_clim(0, 2 * max(np.max(density), 1e-30))
     size = np.clip(3000 / max(len(points), 1), 1, 12)
     axes.scatter(*np.asarray(points).T, s=size, c=COLOURS[0], linewidths=0, alpha=0.7)
+    if rejected is not None:
+        axes.scatter(*np.asarray(rejected).T, s=size, c=COLOURS[1], linewidths=0)
     for i, path in enumerate([] if paths is None else np.asarray(paths)):
         colour = COLOURS[i % len(COLOURS)]
         axes.plot(*path.T, color=colour, linewidth=0.8, alpha=0.8)
         axes.plot(*path[0], "o", color=colour, markersize=3)
     axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
     axes.set(xlabel="$x_1$", ylabel="$x_2$", title=title)
+    return _rendered(canvas)
+
+
+def aligned(
+    data: np.ndarray,
+    samples: np.ndarray,
+    energies: np.ndarray,
+    *,
+    extent: Sequence[float],
+    limits: tuple[float, float],
+) -> np.ndarray:
+    """Data in red and samples in blue, beside the energy, blue where it is low.
+
+    data, samples: [N, 2] each. energies: [size, size] on the window, the first
+    coordinate first; beyond `limits` their colour does not change.
+    """
+    canvas, (left, right) = _figure(9.6, 4.5, columns=2)
+    for points, colour, label in ((data, "#d62728", "data"), (samples, "#1f3fd4", "G")):
+        left.scatter(*points.T, s=3, c=colour, linewidths=0, alpha=0.6, label=label)
+    left.legend(frameon=False, markerscale=4, loc="upper right")
+    left.set(title="data and samples")
+    image = right.imshow(
+        np.asarray(energies).T, origin="lower", extent=extent, cmap="RdYlBu_r"
+    )
+    image.set_clim(*limits)
+    canvas.figure.colorbar(image, ax=right, label="energy (nats)", extend="both")
+    right.set(title="energy")
+    for axes in (left, right):
+        axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
+        axes.set(xlabel="$x_1$", ylabel="$x_2$")
     return _rendered(canvas)
 
 
@@ -167,6 +201,30 @@ def traces(panels: Mapping[str, np.ndarray], *, x_label: str = "step") -> np.nda
     return _rendered(canvas)
 
 
+def ranks(panels: Mapping[str, np.ndarray], *, num_bins: int = 20) -> np.ndarray:
+    """Rank histograms of traces [chains, draws], one panel each (Vehtari et al. 2021).
+
+    Every chain, of at most 8, is a line: its draws' ranks among all draws shown. Chains
+    that sample one distribution give lines that are flat but for noise.
+    """
+    canvas, axes = _figure(7.0, 1.0 + 1.9 * len(panels), rows=len(panels))
+    for frame, (name, values) in zip(np.atleast_1d(axes), panels.items()):
+        values = np.asarray(values)[:8]
+        order = np.argsort(values, axis=None, kind="stable")
+        place = np.empty(values.size)
+        place[order] = np.arange(values.size) / values.size
+        for i, chain in enumerate(place.reshape(values.shape)):
+            share = np.histogram(chain, num_bins, (0, 1))[0] * num_bins / len(chain)
+            edges = np.linspace(0, 1, num_bins + 1)
+            frame.stairs(share, edges, baseline=None, color=COLOURS[i % 6])
+        frame.axhline(1, color=COLOURS[-1], linewidth=0.8, linestyle="--")
+        frame.set_ylim(bottom=0)
+        frame.set_ylabel(name)
+        _plain(frame)
+    np.atleast_1d(axes)[-1].set_xlabel("rank among all draws, as a share")
+    return _rendered(canvas)
+
+
 def write_png(path: str | pathlib.Path, picture: np.ndarray) -> None:
     """Writes a picture uint8 [H, W, 3]."""
     PIL.Image.fromarray(picture).save(path, format="png", optimize=True)
@@ -206,10 +264,11 @@ def _mosaic(x):
     return x.reshape(num, rows * height, columns * width, 1)
 
 
-def _figure(width, height, rows=1):
+def _figure(width, height, rows=1, columns=1):
     """A canvas of width x height inches, and its axes."""
     drawn = figure.Figure((width, height), dpi=DPI, layout="constrained")
-    return backend_agg.FigureCanvasAgg(drawn), drawn.subplots(rows, sharex=True)
+    axes = drawn.subplots(rows, columns, sharex=True)
+    return backend_agg.FigureCanvasAgg(drawn), axes
 
 
 def _framed(picture, *, left, bottom, top):

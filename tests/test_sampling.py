@@ -13,7 +13,9 @@ import PIL.Image
 import pytest
 
 from megjax import parallel, sampling
+from megjax.learners import proposal
 from megjax.learners.learner import Learner
+from megjax.networks import proposal as networks
 from megjax.samplers import rwm
 
 SHIFT = 0.5
@@ -95,6 +97,31 @@ def test_data_space_reaches_the_model():
     assert abs(np.mean(walk.x**2) - 1) < 4 * np.sqrt(2 / walk.x.size)
 
 
+def trained_proposal(shape):
+    """A learner whose kernel is MALA of step size `state`, and whose network has shape."""
+    module = networks.Vectors(shape=shape, width=4, num_steps=1)
+    spec = proposal.Spec(lambda z: -jnp.sum(z**2), module, None)
+    learner = proposal.proposal(spec)
+    return learner, learner.init(jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+def test_a_trained_proposal_walks_without_tuning(tmp_path):
+    kernel_fn = sampling.trained(*trained_proposal((2,)))
+    walk = run(PLANE, STATE, num=512, kernel_fn=kernel_fn, target_acceptance=None)
+    assert abs(np.mean(walk.z**2) - 0.5) < 4 * 0.5 * np.sqrt(2 / walk.z.size)
+    assert np.isnan(walk.step_size) and 0.3 < walk.acceptance_prob.mean() < 0.95
+    report = sampling.write(walk, tmp_path)
+    assert any("undefined" in line for line in sampling.lines(report))
+
+
+def test_proposals_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match="has trained no proposal: name one"):
+        sampling.trained(PLANE, STATE)
+    kernel_fn = sampling.trained(*trained_proposal((3,)))
+    with pytest.raises(ValueError, match=r"shape \(2,\) and the proposal is one for"):
+        run(PLANE, STATE, kernel_fn=kernel_fn, target_acceptance=None)
+
+
 def test_plain_samples(tmp_path):
     walk = run(PLANE, STATE, space="none", num=50)
     assert walk.energy.shape == (50, 1) and np.isnan(walk.step_size)
@@ -137,7 +164,8 @@ def test_stuck_chains_and_broken_energies_are_reported():
 @pytest.mark.parametrize("channels, width", [(1, 8), (3, 8), (4, 16)])
 def test_pictures_of_images(tmp_path, channels, width):
     learner = linear((8, 8, channels), latent_dim=64 * channels)
-    walk = run(learner, STATE, num=9, steps=3, warmup=3)
+    # Small steps: a frame equal to the one before would be left out.
+    walk = run(learner, STATE, num=9, steps=3, step_size=0.01)
     report = sampling.write(walk, tmp_path)
     side = 3 * (width * -(-48 // width) + 2) + 2
     for name in ("before.png", "after.png"):

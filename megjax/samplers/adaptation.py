@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from megjax.samplers import threefry
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, Key, PyTree
 
@@ -80,7 +81,7 @@ def warm_up(
         states, tuner = carry
         step = kernel_fn(jnp.exp(tuner.log_step_size)).step
         count = tuner.num_updates
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
+        step_keys = jax.vmap(threefry.fold_in, (0, None))(keys, count)
         states, infos = jax.vmap(step)(step_keys, states)
         mean = jnp.mean(infos.acceptance_prob)
         return (states, updated(tuner, mean, target_acceptance=target_acceptance)), None

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from megjax.samplers import threefry
 from megjax.types import Array, Key, PyTree
 
 
@@ -17,7 +19,8 @@ class Info(NamedTuple):
 
     acceptance_prob: min(1, r); 0 where the proposal was not finite.
     accepted: whether the chain moved. Always true for Gibbs sweeps.
-    finite: whether every number of the proposed state was finite.
+    finite: whether every number of the proposed state was finite, and HMC's path did
+        not diverge.
     """
 
     acceptance_prob: Array
@@ -59,13 +62,51 @@ def metropolis(
     infinity in it (position, log-density, gradient) is rejected, as is a NaN ratio; a
     finite proposal from a state of zero density (ratio +inf) is accepted.
     """
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(proposal)]
-    finite = jnp.all(jnp.stack(leaves))
-    log_ratio = jnp.where(finite & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     log_uniform = -jax.random.exponential(key, dtype=log_ratio.dtype)
+    return accepted_move(log_uniform, log_ratio, state, proposal)
+
+
+def accepted_move(
+    log_uniform: Array, log_ratio: Array, state: PyTree, proposal: PyTree
+) -> tuple[PyTree, Info]:
+    """`metropolis` for a logarithm of a uniform [] that is already drawn."""
+    usable = finite(proposal)
+    log_ratio = jnp.where(usable & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     accepted = log_uniform < log_ratio
     moved = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)
-    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, finite)
+    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, usable)
+
+
+def finite(state: PyTree) -> Array:
+    """Whether every number of a state is finite: []."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def noise(key: Key, position: Array) -> tuple[Array, Array]:
+    """Standard normals shaped like a position [...], and the log of a uniform [].
+
+    All that a Metropolis step draws, at once: on a cheap density random numbers are
+    most of the cost of a step, and a key for each would be three more hashes.
+    """
+    dtype = jnp.float64 if position.dtype == jnp.float64 else jnp.float32
+    uniform = _uniforms(key, position.size + 1, dtype)
+    lowest = jnp.nextafter(jnp.asarray(-1, dtype), jnp.asarray(0, dtype))
+    # Rounding may not take the left end, where the inverse is infinite.
+    symmetric = jnp.maximum(lowest, 2 * uniform[1:] - 1)
+    normal = jnp.asarray(np.sqrt(2), dtype) * jax.lax.erf_inv(symmetric)
+    # 1 - u of a uniform u on [0, 1) is never 0.
+    shaped = normal.astype(position.dtype).reshape(position.shape)
+    return shaped, jnp.log1p(-uniform[0])
+
+
+def _uniforms(key, num, dtype) -> Array:
+    """Uniform on [0, 1): [num]."""
+    if dtype != jnp.float32:
+        return jax.random.uniform(key, (num,), dtype)
+    # Random mantissas of numbers in [1, 2).
+    words = (threefry.bits(key, num) >> np.uint32(9)) | np.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(words, jnp.float32) - 1
 
 
 def chain(
@@ -93,7 +134,7 @@ def chain(
     turns = num_steps + 1 if unroll else 1
 
     def one(state, index):
-        return kernel.step(jax.random.fold_in(key, index), state)
+        return kernel.step(threefry.fold_in(key, index), state)
 
     def window(state, indices):
         state, infos = jax.lax.scan(one, state, indices, unroll=turns)

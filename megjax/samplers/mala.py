@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax.samplers.kernel import Info, Kernel, metropolis
+from megjax.samplers import metric
+from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.types import Array, Key, LogDensityFn
 
 TARGET_ACCEPTANCE = 0.574
@@ -30,17 +31,24 @@ class State(NamedTuple):
 
 
 def mala(
-    log_density_fn: LogDensityFn, *, step_size: float | Array, has_aux: bool = False
+    log_density_fn: LogDensityFn,
+    *,
+    step_size: float | Array,
+    factor: Array | None = None,
+    has_aux: bool = False,
 ) -> Kernel:
     """The MALA kernel of a density; one evaluation of its gradient per step.
 
     step_size: a in the proposal x + a grad log p(x) + sqrt(2a) noise; half the square
     of the step size of texts that write (e^2 / 2) for the drift and e for the noise.
+    factor: L of a preconditioner L L^T as in `metric`, of the proposal
+    x + a L L^T grad log p(x) + sqrt(2a) L noise.
     has_aux: the density returns (value, aux), and states carry the aux along.
     """
     init_fn = functools.partial(init, log_density_fn=log_density_fn, has_aux=has_aux)
     return Kernel(
-        init_fn, functools.partial(step, init_fn=init_fn, step_size=step_size)
+        init_fn,
+        functools.partial(step, init_fn=init_fn, step_size=step_size, factor=factor),
     )
 
 
@@ -51,26 +59,33 @@ def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> Sta
     return State(position, value, gradient, aux)
 
 
-def step(key: Key, state: State, *, init_fn, step_size) -> tuple[State, Info]:
+def step(key: Key, state: State, *, init_fn, step_size, factor) -> tuple[State, Info]:
     """One proposal and its acceptance."""
-    noise_key, accept_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, state.position.shape, state.position.dtype)
-    drift = step_size * state.gradient
-    proposal = init_fn(state.position + drift + jnp.sqrt(2 * step_size) * noise)
-    ratio = log_ratio(state, proposal, step_size=step_size)
-    return metropolis(accept_key, ratio, state, proposal)
+    normal, log_uniform = noise(key, state.position)
+    drift = step_size * metric.squared(factor, state.gradient)
+    spread = jnp.sqrt(2 * step_size) * metric.scaled(factor, normal)
+    proposal = init_fn(state.position + drift + spread)
+    ratio = log_ratio(state, proposal, step_size=step_size, factor=factor)
+    return accepted_move(log_uniform, ratio, state, proposal)
 
 
-def log_ratio(state: State, proposal: State, *, step_size: float | Array) -> Array:
+def log_ratio(
+    state: State,
+    proposal: State,
+    *,
+    step_size: float | Array,
+    factor: Array | None = None,
+) -> Array:
     """log [p(x') q(x|x') / p(x) q(x'|x)] of a pair of states (MEG eqs. 9-11): [].
 
-    With log q(x'|x) = -|x' - x - a g|^2 / 4a the squares of x' - x cancel, and
-    log q(x|x') - log q(x'|x) = a (|g|^2 - |g'|^2) / 4 - (x' - x).(g + g') / 2, which
-    float32 can hold in any dimension. The reference code leaves the norm unsquared,
+    With P = L L^T and log q(x'|x) = -|L^-1 (x' - x - a P g)|^2 / 4a the squares of
+    x' - x cancel, and log q(x|x') - log q(x'|x) =
+    a (g.P g - g'.P g') / 4 - (x' - x).(g + g') / 2, which float32 can hold in any
+    dimension and which needs no inverse. The reference code leaves the norm unsquared,
     which biases the chain.
     """
     total = state.gradient + proposal.gradient
-    change = state.gradient - proposal.gradient
+    change = metric.squared(factor, state.gradient - proposal.gradient)
     move = proposal.position - state.position
     correction = jnp.sum(total * (0.25 * step_size * change - 0.5 * move))
     return proposal.log_density - state.log_density + correction

@@ -6,9 +6,7 @@ Metropolis et al. 1953.
 import functools
 from typing import Any, NamedTuple
 
-import jax
-
-from megjax.samplers.kernel import Info, Kernel, metropolis
+from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.types import Array, Key, LogDensityFn
 
 TARGET_ACCEPTANCE = 0.234
@@ -45,8 +43,7 @@ def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> Sta
 
 def step(key: Key, state: State, *, init_fn, step_size) -> tuple[State, Info]:
     """One symmetric proposal and its acceptance."""
-    noise_key, accept_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, state.position.shape, state.position.dtype)
-    proposal = init_fn(state.position + step_size * noise)
+    normal, log_uniform = noise(key, state.position)
+    proposal = init_fn(state.position + step_size * normal)
     log_ratio = proposal.log_density - state.log_density
-    return metropolis(accept_key, log_ratio, state, proposal)
+    return accepted_move(log_uniform, log_ratio, state, proposal)

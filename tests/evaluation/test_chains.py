@@ -3,6 +3,7 @@ import pytest
 from scipy import signal
 
 from megjax.evaluation import chains
+from megjax.samplers import kernel
 
 
 def autoregressive(r, num_chains=4, num_draws=20_000, seed=0):
@@ -78,3 +79,153 @@ def test_acceptance_by_hand():
     }
     empty = np.zeros((4, 0))
     assert np.isnan(chains.acceptance(empty, empty, empty)["acceptance"])
+
+
+def draws(r, num_chains=8, num_draws=20_000):
+    """AR(1) coordinates of several coefficients [chains, draws, len(r)]."""
+    columns = [
+        autoregressive(one, num_chains, num_draws, seed=i) for i, one in enumerate(r)
+    ]
+    return np.stack(columns, axis=2)
+
+
+def test_autocorrelations_by_hand():
+    # About 0: (1 + 4 + 9) / 3, (1 2 + 2 3) / 3 and 1 3 / 3, divided by a variance of 2.
+    known = chains.Estimator(mean=np.zeros(1), variance=np.full(1, 2.0))
+    x = np.array([1.0, 2.0, 3.0])[None, :, None]
+    found = chains.autocorrelations(x, known)[:, 0]
+    np.testing.assert_allclose(found, [14 / 6, 8 / 6, 3 / 6], rtol=1e-12)
+    # About their mean, 2: (1 + 0 + 1) / 3, 0 and -1 / 3.
+    found = chains.autocorrelations(x, chains.Estimator())[:, 0]
+    np.testing.assert_allclose(found, [1, 0, -0.5], atol=1e-12)
+
+
+@pytest.mark.parametrize("truncation", chains.TRUNCATIONS)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "empirical"])
+def test_efficiency_of_an_autoregression(truncation, known):
+    """(1 - r) / (1 + r); less what lags with a correlation below .05 would add."""
+    r = np.array([0.0, 0.5, 0.9])
+    moments = {"mean": np.zeros(3), "variance": np.ones(3)} if known else {}
+    estimator = chains.Estimator(truncation, **moments)
+    total = r / (1 - r)
+    if truncation != "geyer":
+        kept = np.floor(np.log(0.05) / np.log(np.maximum(r, 1e-9)))
+        total -= r ** (kept + 1) / (1 - r)
+    found = chains.efficiencies(draws(r), estimator)
+    np.testing.assert_allclose(found, 1 / (1 + 2 * total), rtol=0.08)
+    if truncation != "geyer":
+        assert np.all(found[1:] > (1 - r[1:]) / (1 + r[1:]))
+
+
+def test_antithetic_draws_earn_credit_from_geyer_only():
+    x = draws([-0.4])
+    geyer = chains.efficiencies(x)
+    np.testing.assert_allclose(geyer, 1.4 / 0.6, rtol=0.1)
+    for truncation in ("above", "first"):
+        found = chains.efficiencies(x, chains.Estimator(truncation))
+        assert found <= 1 or truncation == "first"
+    above = chains.efficiencies(x, chains.Estimator("above"))
+    # Even lags are positive: .16, and .0256 is cut.
+    np.testing.assert_allclose(above, 1 / 1.32, rtol=0.08)
+
+
+def test_geyer_agrees_with_arviz():
+    x = draws([0.3, 0.8, -0.3], num_draws=5000)
+    expected = [chains.effective_sample_size(x[..., i]) for i in range(3)]
+    np.testing.assert_allclose(chains.efficiencies(x) * 40_000, expected, rtol=0.05)
+
+
+def test_trace_weighting_follows_the_widest_direction():
+    x = draws([0.9, 0.0]) * np.array([0.1, 10.0])
+    estimator = chains.Estimator("above", trace_weighted=True)
+    weighted = chains.efficiencies(x, estimator)
+    assert weighted.shape == (1,) and weighted[0] > 0.97
+    assert np.min(chains.efficiencies(x)) < 0.07
+
+
+def test_stuck_chains_are_seen_around_the_pooled_and_the_known_mean():
+    apart = draws([0.0]) + np.where(np.arange(8) % 2, 3.0, -3.0)[:, None, None]
+    assert chains.efficiencies(apart) < 1e-3
+    same = draws([0.0]) + 3
+    assert chains.efficiencies(same) > 0.9
+    assert chains.efficiencies(same, chains.Estimator(mean=np.zeros(1))) < 1e-3
+
+
+def test_too_large_a_variance_inflates():
+    """Why reference moments have to be right."""
+    r = [0.9]
+    right = chains.Estimator("above", mean=np.zeros(1), variance=np.ones(1))
+    wrong = right._replace(variance=np.full(1, 4.0))
+    x = draws(r)
+    assert chains.efficiencies(x, wrong) > 2.5 * chains.efficiencies(x, right)
+
+
+def test_efficiency_of_what_does_not_vary_is_nan():
+    x = draws([0.5, 0.5], num_draws=100)
+    x[..., 1] = 2.0
+    found = chains.efficiencies(x)
+    assert np.isfinite(found[0]) and np.isnan(found[1])
+    x[0, 0, 1] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(chains.efficiencies(x)[1])
+
+
+def test_squared_jumps_by_hand_and_of_an_autoregression():
+    x = np.array([[0.0, 1.0, 3.0], [0.0, 0.0, 1.0]])[..., None]
+    np.testing.assert_allclose(chains.squared_jumps(x), [(1 + 4 + 0 + 1) / 4])
+    r = np.array([0.0, 0.5, 0.9])
+    np.testing.assert_allclose(chains.squared_jumps(draws(r)), 2 * (1 - r), rtol=0.03)
+
+
+def test_report_of_an_autoregression():
+    r = np.array([0.5, 0.9])
+    x = draws(r) * np.array([1.0, 2.0]) + 1
+    found = chains.report(
+        x,
+        gradients_per_draw=4,
+        seconds=2.0,
+        mean=np.ones(2),
+        variance=np.array([1.0, 4.0]),
+    )
+    worst = 0.1 / 1.9
+    np.testing.assert_allclose(found["ess_geyer"], worst, rtol=0.08)
+    np.testing.assert_allclose(found["ess_per_gradient"], worst / 4, rtol=0.08)
+    np.testing.assert_allclose(found["ess_per_second"], worst * 80_000, rtol=0.08)
+    np.testing.assert_allclose(found["ess_geyer_x0"], 1 / 3, rtol=0.08)
+    assert worst < found["ess_above"] < found["ess_first"] * 1.1
+    assert found["ess_above"] < found["ess_trace"] < found["ess_geyer_x0"]
+    np.testing.assert_allclose(found["squared_jump"], 1 + 4 * 0.2, rtol=0.05)
+    np.testing.assert_allclose(found["relative_jump"], 0.1, rtol=0.05)
+    assert found["mean_error"] < 0.05 and found["r_hat"] < 1.01
+    assert 0.9 < found["variance_ratio_lowest"] <= found["variance_ratio_highest"] < 1.1
+
+
+@pytest.mark.parametrize(
+    "x, estimator, message",
+    [
+        (np.zeros((2, 9)), chains.Estimator(), r"shape \(2, 9\): want \[chains, draws"),
+        (np.zeros((2, 9, 1)), chains.Estimator("none"), "truncation='none': choose"),
+        (np.zeros((2, 9, 1)), chains.Estimator(mean=np.zeros(2)), r"want \[1\]"),
+    ],
+)
+def test_malformed_requests_are_refused(x, estimator, message):
+    with pytest.raises(ValueError, match=message):
+        chains.efficiencies(x, estimator)
+
+
+def test_exported_chains_are_what_arviz_reads():
+    x = draws([0.5, 0.9], num_draws=50)
+    ones = np.ones((8, 50))
+    found = chains.exported(x, kernel.Info(0.5 * ones, ones, ones == 1), name="z")
+    assert found["posterior"]["z"].shape == (8, 50, 2)
+    np.testing.assert_array_equal(found["posterior"]["z"].values, x)
+    assert float(found["sample_stats"]["acceptance_rate"].mean()) == 0.5
+    assert "sample_stats" not in chains.exported(x)
+
+
+def test_pictures_of_chains():
+    found = chains.pictures(draws([0.5] * 6, num_draws=200), num_lags=20)
+    assert set(found) == {"traces", "ranks", "autocorrelations"}
+    for picture in found.values():
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        assert picture.std() > 5

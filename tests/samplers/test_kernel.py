@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from megjax.samplers import kernel, mala, rwm
 
@@ -42,6 +43,29 @@ def test_metropolis_rejects_a_nan_ratio_and_leaves_a_state_of_zero_density():
     assert not np.any(accept(np.nan, proposal=1.0, num=10)[1].accepted)
     moved, info = accept(np.inf, proposal=1.0, state=-np.inf, num=10)
     assert np.all(info.accepted) and np.all(moved == 1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_noise_is_normal_uniform_and_independent(dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        keys = jax.random.split(jax.random.key(0), 5000)
+        draw = jax.jit(jax.vmap(lambda key: kernel.noise(key, jnp.zeros((3,), dtype))))
+        normal, log_uniform = draw(keys)
+    assert normal.dtype == dtype and normal.shape == (5000, 3)
+    normal, uniform = np.float64(normal), np.exp(np.float64(log_uniform))
+    assert np.all(np.isfinite(normal)) and np.all(np.isfinite(log_uniform))
+    if dtype != jnp.bfloat16:
+        for column in normal.T:
+            assert stats.kstest(column, "norm").pvalue > 1e-3
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+    together = np.corrcoef(np.column_stack([normal, normal**2, uniform]).T)
+    assert np.all(np.abs(together - np.eye(7)) < 5 / np.sqrt(5000))
+
+
+def test_noise_fills_any_shape():
+    normal, log_uniform = kernel.noise(jax.random.key(0), jnp.zeros((2, 3, 1)))
+    assert normal.shape == (2, 3, 1) and log_uniform.shape == ()
+    assert kernel.noise(jax.random.key(0), jnp.float32(0))[0].shape == ()
 
 
 def test_a_chain_never_enters_a_region_where_the_density_is_nan():

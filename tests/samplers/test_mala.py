@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.scipy import stats
 
-from megjax.samplers import kernel, mala
+from megjax.samplers import kernel, mala, metric
 from megjax.samplers.kernel import Kernel
 
 
@@ -100,7 +100,7 @@ def test_a_rejected_proposals_gradient_is_noticed():
     def step(key, state):
         moved, info = right.step(key, state)
         # The proposal as the right kernel made it, from the same key.
-        noise = jax.random.normal(jax.random.split(key)[0], state.position.shape)
+        noise, _ = kernel.noise(key, state.position)
         drift = 0.8 * state.gradient + jnp.sqrt(1.6) * noise
         proposal = right.init(state.position + drift)
         return moved._replace(gradient=proposal.gradient), info
@@ -181,6 +181,30 @@ def test_agrees_with_blackjax():
     assert np.all(error < 0.05)
 
 
+@pytest.mark.parametrize("factor", [[0.5, 2.0], [[0.5, 0.0], [-1.0, 2.0]]])
+def test_preconditioning_is_mala_in_other_coordinates(factor):
+    """With x = L y, the density of y is p(L y): same moves, same ratios."""
+    factor = jnp.array(factor)
+
+    def unstretched(y):
+        return skewed(metric.scaled(factor, y))
+
+    right = mala.mala(skewed, step_size=0.1, factor=factor)
+    plain = mala.mala(unstretched, step_size=0.1)
+    y = 0.5 * jax.random.normal(jax.random.key(0), (100, 2))
+    x = jax.vmap(functools.partial(metric.scaled, factor))(y)
+    keys = jax.random.split(jax.random.key(1), 100)
+    step = jax.jit(lambda one, keys, x: jax.vmap(one.step)(keys, jax.vmap(one.init)(x)),
+                   static_argnums=0)  # fmt: skip
+    (x_end, x_info), (y_end, y_info) = step(right, keys, x), step(plain, keys, y)
+    np.testing.assert_allclose(
+        x_info.acceptance_prob, y_info.acceptance_prob, rtol=2e-3, atol=1e-5
+    )
+    assert 10 < np.sum(x_info.accepted) < 90
+    mapped = jax.vmap(functools.partial(metric.scaled, factor))(y_end.position)
+    np.testing.assert_allclose(x_end.position, mapped, rtol=1e-4, atol=1e-4)
+
+
 def blackjax_log_ratio(step_size, state, proposal):
     from blackjax.mcmc import proposal as proposals
 
@@ -234,8 +258,7 @@ def mutant(ratio=mala.log_ratio, stale=False, reuse=False, a=0.5):
     init = functools.partial(mala.init, log_density_fn=normal, has_aux=False)
 
     def step(key, state):
-        noise_key, accept_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, state.position.shape)
+        noise, log_uniform = kernel.noise(key, state.position)
         move = a * state.gradient + jnp.sqrt(2 * a) * noise
         proposal = init(state.position + move)
         log_ratio = ratio(state, proposal, step_size=a)
@@ -246,7 +269,7 @@ def mutant(ratio=mala.log_ratio, stale=False, reuse=False, a=0.5):
                 functools.partial(jnp.where, accepted), proposal, state
             )
             return state, kernel.Info(jnp.exp(log_ratio), accepted, True)
-        moved, info = kernel.metropolis(accept_key, log_ratio, state, proposal)
+        moved, info = kernel.accepted_move(log_uniform, log_ratio, state, proposal)
         # Moves on without the gradient of where it moved to.
         return moved._replace(gradient=state.gradient) if stale else moved, info
 

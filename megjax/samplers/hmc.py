@@ -1,0 +1,113 @@
+"""Hamiltonian Monte Carlo: leapfrog paths with fresh momenta, made exact by rejection.
+
+Duane et al. 1987; Neal 2011, MCMC using Hamiltonian dynamics.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from megjax.samplers import mala, metric
+from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.samplers.mala import State
+from megjax.types import Array, Key, LogDensityFn
+
+TARGET_ACCEPTANCE = 0.65
+"""Optimal in high dimension (Beskos et al. 2013)."""
+
+DIVERGENCE = 1000.0
+"""An energy error that no stable path makes, in nats (Stan's)."""
+
+
+class Path(NamedTuple):
+    """How to integrate.
+
+    step_size: e of the leapfrog steps.
+    num_steps: per transition, and so many gradients.
+    factor: L as in `metric`; momenta are N(0, I) and move the position along L, which
+        is a mass matrix (L L^T)^-1.
+    unroll: compile the steps one after the other, as `kernel.chain`.
+    """
+
+    step_size: float | Array
+    num_steps: int
+    factor: Array | None = None
+    unroll: bool = False
+
+
+def hmc(
+    log_density_fn: LogDensityFn,
+    *,
+    step_size: float | Array,
+    num_steps: int = 10,
+    factor: Array | None = None,
+    has_aux: bool = False,
+    unroll: bool = False,
+) -> Kernel:
+    """The HMC kernel of a density; `num_steps` evaluations of its gradient per step.
+
+    step_size, num_steps, factor, unroll: see `Path`. One leapfrog step of size e is
+    MALA with step size e^2 / 2, and long paths of a fixed length can be periodic.
+    has_aux: the density returns (value, aux), and states carry the aux along.
+
+    A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
+    counted: its `Info.finite` is false. Raises ValueError where num_steps < 1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: must be at least 1.")
+    init_fn = functools.partial(
+        mala.init, log_density_fn=log_density_fn, has_aux=has_aux
+    )
+    path = Path(step_size, num_steps, factor, unroll)
+    return Kernel(init_fn, functools.partial(step, init_fn=init_fn, path=path))
+
+
+def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
+    """One path from a fresh momentum and its acceptance."""
+    momentum, log_uniform = noise(key, state.position)
+    proposal, end = leapfrog(state, momentum, init_fn=init_fn, path=path)
+    ratio = log_ratio(state, momentum, proposal, end)
+    state, info = accepted_move(log_uniform, ratio, state, proposal)
+    return state, info._replace(finite=info.finite & (ratio > -DIVERGENCE))
+
+
+def leapfrog(
+    state: State, momentum: Array, *, init_fn, path: Path
+) -> tuple[State, Array]:
+    """The state and the momentum [...] after `path.num_steps` leapfrog steps.
+
+    From the end, the negative momentum leads back to the start.
+    """
+
+    def kick(momentum, gradient, size):
+        return momentum + size * metric.transposed(path.factor, gradient)
+
+    def drift(state, momentum):
+        moved = path.step_size * metric.scaled(path.factor, momentum)
+        return init_fn(state.position + moved)
+
+    def one(carry, _):
+        state, momentum = carry
+        momentum = kick(momentum, state.gradient, path.step_size)
+        return (drift(state, momentum), momentum), None
+
+    # Half kicks at both ends; those between two steps join to whole ones.
+    momentum = kick(momentum, state.gradient, 0.5 * path.step_size)
+    state = drift(state, momentum)
+    turns = path.num_steps if path.unroll else 1
+    (state, momentum), _ = jax.lax.scan(
+        one, (state, momentum), length=path.num_steps - 1, unroll=turns
+    )
+    return state, kick(momentum, state.gradient, 0.5 * path.step_size)
+
+
+def log_ratio(state: State, momentum: Array, proposal: State, end: Array) -> Array:
+    """Minus the error of the total energy along a path: [].
+
+    momentum, end: at the start and at the end [...]; leapfrog preserves volume and is
+    its own inverse under a change of sign, so no other term appears.
+    """
+    kinetic = 0.5 * jnp.sum((momentum - end) * (momentum + end))
+    return proposal.log_density - state.log_density + kinetic

@@ -1,0 +1,63 @@
+"""Random bits for many short draws: Threefry written out where it is used.
+
+Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3; the hash behind
+`jax.random`'s default keys. On CPUs `jax.random` hashes in a loop of its own, which
+costs a step of a small Markov chain more than the density; written out, the hash fuses
+with what uses it, and both words of a hash are used where `jax.random` keeps one.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from megjax.types import Array, Key
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = np.uint32(0x1BD11BDA)
+
+
+def fold_in(key: Key, index: Array) -> Key:
+    """`jax.random.fold_in` for index [] >= 0, in the same bits."""
+    if not _is_threefry(key):
+        return jax.random.fold_in(key, index)
+    words = jax.random.key_data(key)
+    first, second = hashed(words[0], words[1], jnp.uint32(0), jnp.uint32(index))
+    return jax.random.wrap_key_data(jnp.stack([first, second]), impl=_impl(key))
+
+
+def bits(key: Key, num: int) -> Array:
+    """Random words uint32 [num].
+
+    Not those of `jax.random.bits`, except for keys of other generators.
+    """
+    if not _is_threefry(key):
+        return jax.random.bits(key, (num,), jnp.uint32)
+    words = jax.random.key_data(key)
+    half = (num + 1) // 2
+    counts = jnp.arange(2 * half, dtype=jnp.uint32)
+    pair = hashed(words[0], words[1], counts[:half], counts[half:])
+    return jnp.concatenate(pair)[:num]
+
+
+def hashed(
+    key_0: Array, key_1: Array, count_0: Array, count_1: Array
+) -> tuple[Array, Array]:
+    """Threefry-2x32 with 20 rounds, of uint32 arrays that broadcast."""
+    schedule = (key_0, key_1, key_0 ^ key_1 ^ PARITY)
+    x, y = count_0 + schedule[0], count_1 + schedule[1]
+    for i in range(5):
+        for rotation in ROTATIONS[i % 2]:
+            x = x + y
+            y = (y << np.uint32(rotation)) | (y >> np.uint32(32 - rotation))
+            y = x ^ y
+        x = x + schedule[(i + 1) % 3]
+        y = y + schedule[(i + 2) % 3] + np.uint32(i + 1)
+    return x, y
+
+
+def _impl(key):
+    return str(jax.random.key_impl(key))
+
+
+def _is_threefry(key) -> bool:
+    return _impl(key) == "threefry2x32"
