@@ -43,3 +43,11 @@ def shard(x: Array, axis: int = 0) -> Array:
     spec = [None] * x.ndim
     spec[axis] = AXIS
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def whole(x: Array) -> Array:
+    """Constrains an array to lie whole on every device, where `shard` would split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AXIS not in mesh.axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())

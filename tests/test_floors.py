@@ -12,6 +12,7 @@ FLOORS = {
     "command": 0,
     "objectives": 1,
     "networks": 1,
+    "energies": 1,
     "data": 1,
     "plotting": 1,
     "samplers": 2,
@@ -23,6 +24,7 @@ FLOORS = {
     "training": 5,
     "sampling": 5,
     "detector": 6,
+    "transformer": 6,
     "evaluating": 6,
 }
 FILES = sorted(

@@ -25,8 +25,9 @@ class Learner(NamedTuple):
     num_batches: K, the batches that one iteration consumes
     latents: (key, num) -> z [num, k], draws of the latent prior
     generate: (state, z [num, k]) -> x [num, ...], in inference mode
+    kernel: (state, log-density, has_aux=False) -> Kernel that proposes as it was trained
 
-    The last two are None for methods without a generator.
+    The last three are None for methods without a generator, or without a proposal.
     """
 
     init: Callable[..., PyTree]
@@ -36,6 +37,7 @@ class Learner(NamedTuple):
     num_batches: int = 1
     latents: Callable[..., Array] | None = None
     generate: Callable[..., Array] | None = None
+    kernel: Callable | None = None
 
 
 @struct.dataclass

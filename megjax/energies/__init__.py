@@ -1,0 +1,1 @@
+"""Energies in closed form: exponential families, spin models, machines with hidden units."""

@@ -1,0 +1,53 @@
+"""Gibbs sweeps of an energy with closed-form conditionals, as a Markov chain kernel.
+
+Geman and Geman 1984.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from megjax.energies.family import Family, Units
+from megjax.samplers.kernel import Info, Kernel
+from megjax.types import Array, Key, PyTree
+
+
+class State(NamedTuple):
+    """Visible units [n] and every hidden layer [m] of one chain."""
+
+    position: Array
+    hidden: Units
+
+
+def gibbs(
+    family: Family, params: PyTree, *, inverse_temperature: float | Array = 1.0
+) -> Kernel:
+    """The kernel whose step is one sweep; `init` takes the units of one chain.
+
+    Units of chains [B, ...] come from `family.start`; the caller vmaps over them. Every
+    step is accepted. Raises ValueError where the family has no sweep.
+    """
+    if family.sweep is None:
+        raise ValueError("This energy has no Gibbs sweep: use samplers.mala or rwm.")
+    bound = functools.partial(
+        step, family=family, params=params, inverse_temperature=inverse_temperature
+    )
+    return Kernel(init, bound)
+
+
+def init(units: Units) -> State:
+    """The state of one chain at its units: visible [n] first, then hidden layers."""
+    return State(units[0], tuple(units[1:]))
+
+
+def step(
+    key: Key, state: State, *, family: Family, params: PyTree, inverse_temperature
+) -> tuple[State, Info]:
+    """One sweep."""
+    batch = jax.tree.map(lambda layer: layer[None], (state.position, *state.hidden))
+    swept = family.sweep(key, params, batch, inverse_temperature)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(layer)) for layer in swept]))
+    moved = init(tuple(layer[0] for layer in swept))
+    return moved, Info(jnp.ones(()), jnp.array(True), finite)
