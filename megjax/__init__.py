@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "EnergyDetector": "megjax.detector",
     "PyODEnergyDetector": "megjax.detector",
+    "RBM": "megjax.transformer",
 }
 
 

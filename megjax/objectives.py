@@ -1,4 +1,4 @@
-"""Scalars that the players climb: information bounds, energy contrast, and penalties.
+"""Scalars that the players climb: information bounds, entropy, contrast, penalties.
 
 Everything here takes energies, logits or an `energy_fn`; nothing draws or owns weights.
 """
@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from megjax.types import Array, EnergyFn
+from megjax.types import Array, EnergyFn, PyTree
 
 
 def jensen_shannon(joint: Array, marginal: Array) -> Array:
@@ -119,6 +119,22 @@ def pixel_norm_deviation(gradient: Array) -> Array:
 def norms(gradient: Array) -> Array:
     """Euclidean norm over all axes but the batch: [B, ...] -> [B]."""
     return _norm(gradient, range(1, gradient.ndim))
+
+
+def batch_norm_entropy(scales: PyTree, epsilon: float = 1e-8) -> Array:
+    """Entropies of Gaussians that have batch normalisation's scales g for deviations.
+
+    scales: arrays of any form; the sum over all their elements of
+    log(2 pi e g^2 + epsilon) / 2, in nats. Kim and Bengio's arXiv version takes it for
+    the entropy of a generator. It is not one: to multiply scales before a ReLU by a
+    constant and to divide the next weights by it leaves the generator as it is and
+    raises the sum, without bound.
+    """
+    entropies = [
+        jnp.sum(jnp.log(2 * jnp.pi * jnp.e * jnp.square(g) + epsilon)) / 2
+        for g in jax.tree.leaves(scales)
+    ]
+    return sum(entropies, jnp.zeros(()))
 
 
 def _norm(x: Array, axes) -> Array:

@@ -1,0 +1,141 @@
+"""Speed of an MNIST RBM against scikit-learn and a PyTorch loop, in turns.
+
+    python -m benchmarks.energies --data_dir=../shared/data/tfds
+
+784 x 200 binary units, batches of 100, PCD-1: passes over the 60,000 digits per second,
+and Gibbs sweeps of 100 chains per second. With --peer_python=PATH_TO_PYTHON_WITH_TORCH
+`benchmarks/rbm_peer.py` runs in turns with ours and scikit-learn's `BernoulliRBM`.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from sklearn import neural_network
+
+from megjax import command
+from megjax.data import binary, images
+from megjax.transformer import RBM
+
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Of TFDS; default its own.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds; the median counts.", 1)
+SWEEPS = flags.DEFINE_integer("sweeps", 300, "Gibbs sweeps of a round.", 1)
+PEER_PYTHON = flags.DEFINE_string("peer_python", None, "Python that has torch.")
+
+NUM_HIDDEN = 200
+BATCH_SIZE = 100
+LEARNING_RATE = 0.05
+SETTINGS = {
+    "n_components": NUM_HIDDEN,
+    "batch_size": BATCH_SIZE,
+    "learning_rate": LEARNING_RATE,
+    "n_iter": 1,
+    "random_state": 0,
+}
+
+
+def main() -> int:
+    """Measures in turns and prints a table and one line of JSON."""
+    pixels, _ = images.labelled("mnist", split="train", data_dir=DATA_DIR.value)
+    rows = binary.rounded(pixels).reshape(len(pixels), -1).astype(np.float32) / 255
+    runners = {"megjax": megjax_round, "sklearn": sklearn_round}
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "rows.npy"
+        np.save(path, rows)
+        if PEER_PYTHON.value:
+            runners["torch"] = lambda rows: torch_round(path)
+        # Compiles, and warms up.
+        megjax_round(rows)
+        rounds = {name: [] for name in runners}
+        for _ in range(ROUNDS.value):
+            for name, runner in runners.items():
+                rounds[name].append(runner(rows))
+                print(name, *(f"{v:.4g}" for v in rounds[name][-1]), file=sys.stderr)
+    record = summary(rounds) | pseudo_likelihoods(rows)
+    for name, value in record.items():
+        print(f"{name:36} {value:.5g}")
+    print(json.dumps(record | {"jax": jax.__version__, "cores": usable_cores()}))
+    return 0
+
+
+def megjax_round(rows: np.ndarray) -> tuple[float, float]:
+    """Seconds of one pass, Gibbs sweeps per second."""
+    start = time.perf_counter()
+    machine = RBM(**SETTINGS).fit(rows)
+    epoch_seconds = time.perf_counter() - start
+    machine.sample(BATCH_SIZE, num_sweeps=SWEEPS.value)
+    start = time.perf_counter()
+    machine.sample(BATCH_SIZE, num_sweeps=SWEEPS.value)
+    return epoch_seconds, SWEEPS.value / (time.perf_counter() - start)
+
+
+def sklearn_round(rows: np.ndarray) -> tuple[float, float]:
+    """As `megjax_round`, of BernoulliRBM in the rows' float32."""
+    start = time.perf_counter()
+    machine = neural_network.BernoulliRBM(**SETTINGS).fit(rows)
+    epoch_seconds = time.perf_counter() - start
+    v = rows[:BATCH_SIZE]
+    start = time.perf_counter()
+    for _ in range(SWEEPS.value):
+        v = machine.gibbs(v)
+    return epoch_seconds, SWEEPS.value / (time.perf_counter() - start)
+
+
+def torch_round(path: pathlib.Path) -> tuple[float, float]:
+    """As `megjax_round`, in a process of its own with one warm pass before."""
+    script = pathlib.Path(__file__).with_name("rbm_peer.py")
+    arguments = {
+        "rows": path,
+        "hidden": NUM_HIDDEN,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": LEARNING_RATE,
+        "sweeps": SWEEPS.value,
+    }
+    line = [PEER_PYTHON.value, str(script)]
+    line += [f"--{name}={value}" for name, value in arguments.items()]
+    printed = subprocess.run(line, capture_output=True, text=True, check=True)
+    record = json.loads(printed.stdout.splitlines()[-1])
+    return record["epoch_s"], record["sweeps_per_s"]
+
+
+def summary(rounds: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
+    """Medians over rounds, and our speed over that of the others."""
+    record = {}
+    for name, measured in rounds.items():
+        seconds, sweeps = (statistics.median(values) for values in zip(*measured))
+        record[f"{name}_epochs_per_second"] = 1 / seconds
+        record[f"{name}_gibbs_sweeps_per_second"] = sweeps
+    for quantity in ("epochs_per_second", "gibbs_sweeps_per_second"):
+        for name in list(rounds)[1:]:
+            ratio = record[f"megjax_{quantity}"] / record[f"{name}_{quantity}"]
+            record[f"{quantity}_over_{name}"] = ratio
+    return record
+
+
+def pseudo_likelihoods(rows: np.ndarray) -> dict[str, float]:
+    """What one pass has learned, in nats per digit: the same for the same work."""
+    ours = RBM(**SETTINGS).fit(rows)
+    theirs = neural_network.BernoulliRBM(**SETTINGS).fit(rows)
+    record = {"megjax_pseudo_likelihood": np.mean(ours.pseudo_likelihood(rows[:1000]))}
+    ours.components_ = theirs.components_
+    ours.intercept_hidden_ = theirs.intercept_hidden_
+    ours.intercept_visible_ = theirs.intercept_visible_
+    found = np.mean(ours.pseudo_likelihood(rows[:1000]))
+    return record | {"sklearn_pseudo_likelihood": found}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,210 @@
+"""Deep directed models: an energy and a generator that learn from each other.
+
+Kim and Bengio, "Deep Directed Generative Models with Energy-Based Probability
+Estimation", 2016. The workshop text has no entropy, arXiv:1606.03439 the one of batch
+normalisation's scales.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen, struct
+
+from megjax import objectives
+from megjax.learners import learner
+from megjax.learners.learner import (
+    Learner,
+    Player,
+    averaged,
+    energy,
+    latents,
+    player,
+    updated,
+    weight_norms,
+    weights,
+)
+from megjax.types import Array, Key, Metrics, PyTree
+
+
+def no_entropy(params: PyTree) -> Array:
+    """0: the generator seeks low energy alone, as in the workshop text."""
+    del params
+    return jnp.zeros(())
+
+
+def batch_norm_entropy(params: PyTree) -> Array:
+    """`objectives.batch_norm_entropy` of a generator's weights, as in the arXiv text.
+
+    Raises ValueError where the generator has no batch normalisation.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    scales = [leaf for path, leaf in leaves if path[-1].key == "scale"]
+    if not scales:
+        raise ValueError(
+            "the batch-norm entropy needs a generator with batch normalisation: use "
+            "one, or entropy 'none'"
+        )
+    return objectives.batch_norm_entropy(scales)
+
+
+class Spec(NamedTuple):
+    """Networks and hyperparameters of one deep directed model.
+
+    energy: x [B, ...] -> [B]. generator: (u [B, k], train) -> x [B, ...].
+    latent_bound: c; the generator's input is uniform on [-c, c]^k. The paper leaves c
+        open.
+    entropy: weights of the generator -> nats, that it maximises beside low energy.
+    entropy_weight: 1 in the arXiv text.
+    score_weight: of |grad_x E|^2 at data, which bounds the growth of the energy's
+        scale as in MEG; 0, the paper's choice, leaves it out.
+    average_decay: as of MEG; 0, the paper's choice, keeps no averages.
+    """
+
+    energy: linen.Module
+    generator: linen.Module
+    latent_dim: int
+    latent_bound: float = 1.0
+    num_energy_updates: int = 1
+    entropy: Callable[[PyTree], Array] = no_entropy
+    entropy_weight: float = 1.0
+    score_weight: float = 0.0
+    average_decay: float = 0.0
+    energy_optimizer: optax.GradientTransformation = optax.adagrad(0.01)
+    generator_optimizer: optax.GradientTransformation = optax.adagrad(0.01)
+
+
+@struct.dataclass
+class State:
+    """The two players; `average`: None, or their averaged weights."""
+
+    energy: Player
+    generator: Player
+    average: PyTree = None
+
+
+def deep_directed(spec: Spec) -> Learner:
+    """The learner of a specification.
+
+    Its latents z are standard normals, whose distribution function makes the uniform
+    inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
+    """
+    return Learner(
+        init=partial(init, spec),
+        step=partial(step, spec),
+        sample=partial(sample, spec),
+        energy=partial(energy, spec),
+        num_batches=spec.num_energy_updates,
+        latents=partial(latents, spec),
+        generate=partial(generate, spec),
+    )
+
+
+def init(spec: Spec, key: Key, x: Array) -> State:
+    """Fresh players for data of the form of x [B, ...]."""
+    key_energy, key_generator = jax.random.split(key)
+    u = jnp.zeros((len(x), spec.latent_dim))
+    generator = spec.generator.init(key_generator, u, train=False)
+    state = State(
+        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
+        generator=player(generator, spec.generator_optimizer),
+    )
+    return state.replace(average=weights(state)) if spec.average_decay else state
+
+
+def uniform(spec: Spec, z: Array) -> Array:
+    """Standard normals as uniform variables on [-c, c], element by element (eq. 3)."""
+    return spec.latent_bound * jax.scipy.special.erf(z / math.sqrt(2))
+
+
+def generate(spec: Spec, state: State, z: Array) -> Array:
+    """Samples [B, ...] of latents z [B, k], with running batch statistics."""
+    return learner.generate(spec, state, uniform(spec, z))
+
+
+def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
+    """Samples of the generator [num, ...]."""
+    return generate(spec, state, latents(spec, key, num))
+
+
+def generated(
+    spec: Spec, key: Key, generator: Player, params: PyTree, num: int
+) -> tuple[Array, Player]:
+    """Fresh training-mode samples [num, ...], and the generator moved on."""
+    u = uniform(spec, latents(spec, key, num))
+    return learner.generated(spec, generator, params, u)
+
+
+def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+    """One iteration, the energy before the generator: x [K, B, ...] -> (state, metrics).
+
+    Updates alternate, each with fresh latents.
+    """
+    key_energy, key_generator = jax.random.split(key)
+    for key_update, batch in zip(jax.random.split(key_energy, len(x)), x):
+        state, contrast = energy_update(spec, key_update, state, batch)
+    state, entropy = generator_update(spec, key_generator, state, x.shape[1])
+    state = averaged(spec, state)
+    return state, contrast | entropy | weight_norms(state)
+
+
+def energy_update(
+    spec: Spec, key: Key, state: State, x: Array
+) -> tuple[State, Metrics]:
+    """One descent of the energy at data minus that at samples (equations 1 and 4)."""
+    fake, generator = generated(
+        spec, key, state.generator, state.generator.params, len(x)
+    )
+
+    def loss(params):
+        energy_fn = partial(spec.energy.apply, {"params": params})
+        real, penalised = _energies(spec, energy_fn, x)
+        energy_fake = energy_fn(fake)
+        return objectives.energy_contrast(penalised, energy_fake), {
+            "energy_real": jnp.mean(real),
+            "energy_fake": jnp.mean(energy_fake),
+        }
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
+    metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
+    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    return state.replace(
+        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        generator=generator,
+    ), metrics
+
+
+def _energies(spec: Spec, energy_fn: Callable, x: Array) -> tuple[Array, Array]:
+    """Energies of data and penalised energies [B]; the penalty costs two passes."""
+    if not spec.score_weight:
+        return (energy_fn(x),) * 2
+    real, _, penalised = objectives.penalised_energy(energy_fn, x, spec.score_weight)
+    return real, penalised
+
+
+def generator_update(
+    spec: Spec, key: Key, state: State, num: int
+) -> tuple[State, Metrics]:
+    """One descent of the energy at samples (equation 5), less the entropy."""
+
+    def loss(params):
+        x, generator = generated(spec, key, state.generator, params, num)
+        energy_fake = spec.energy.apply({"params": state.energy.params}, x)
+        entropy = spec.entropy(params)
+        return jnp.mean(energy_fake) - spec.entropy_weight * entropy, (
+            generator,
+            entropy,
+        )
+
+    gradient, (generator, entropy) = jax.grad(loss, has_aux=True)(
+        state.generator.params
+    )
+    generator = updated(generator, gradient, spec.generator_optimizer)
+    return state.replace(generator=generator), {
+        "entropy": entropy,
+        "generator_gradient_norm": optax.tree.norm(gradient),
+    }
