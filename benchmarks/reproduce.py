@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 from sklearn import metrics as sklearn_metrics
 
+from benchmarks import proposals
 from megjax import (
     checkpoint,
     command,
@@ -45,6 +46,9 @@ INCEPTION = flags.DEFINE_string("inception_weights", None, "For table2; else:")
 CIFAR_CLASSIFIER = flags.DEFINE_string(
     "cifar_classifier", "runs/cifar10_classifier/classifier.npz", "Of CIFAR-10."
 )
+ROWS = flags.DEFINE_list("rows", list(proposals.ROWS), "Targets of proposal_table1.")
+NO_FILES = ("toy", "digits", "icg", "scg", "moon", "funnel")
+"""Parts of the names of configs that read no data."""
 
 
 class Run(NamedTuple):
@@ -75,7 +79,7 @@ def trained(run: Run, seed: int = 0) -> pathlib.Path:
             *(f"config.{field}={value}" for field, value in run.fields.items()),
         ]
     ]
-    if DATA_DIR.value and "toy" not in run.config and "digits" not in run.config:
+    if DATA_DIR.value and not any(name in run.config for name in NO_FILES):
         arguments.append(f"--config.data_dir={DATA_DIR.value}")
     called("train.py", *arguments)
     return workdir
@@ -290,6 +294,24 @@ def figure4() -> Iterator[Sequence]:
         )
 
 
+def proposal_table1() -> Iterator[Sequence]:
+    """Li, Chen and Sommer 2021, table 1: the learned proposal beside four samplers.
+
+    The reduced budget prints the samplers that need no training.
+    """
+    full = BUDGET.value == "full"
+    unknown = set(ROWS.value) - set(proposals.ROWS)
+    if unknown:
+        raise ValueError(f"rows={unknown}: choose from {', '.join(proposals.ROWS)}.")
+    yield from proposals.table(
+        ROWS.value,
+        (lambda config, seed: trained(Run("", config), seed)) if full else None,
+        runs=RUNS.value,
+        data_dir=DATA_DIR.value,
+        seeds=SEEDS.value or (3 if full else 1),
+    )
+
+
 WALKS = (
     ("latent MALA", 10.0, {"space": "latent"}),
     ("latent MALA without prior", 10.0, {"space": "latent", "prior": "none"}),
@@ -323,6 +345,7 @@ TABLES: Mapping[str, Callable[[], Iterator[Sequence]]] = {
     "table4": table4,
     "figure3": figure3,
     "figure4": figure4,
+    "proposal_table1": proposal_table1,
 }
 
 

@@ -99,7 +99,7 @@ def run(
     inverse_temperature: float = 1.0,
     prior: str = "gaussian",
     kernel_fn: Callable = mala.mala,
-    target_acceptance: float = mala.TARGET_ACCEPTANCE,
+    target_acceptance: float | None = mala.TARGET_ACCEPTANCE,
     warmup: int = 60,
     num_snapshots: int = 21,
     mesh: jax.sharding.Mesh | None = None,
@@ -112,6 +112,7 @@ def run(
     walk starts at fresh samples with a fixed kernel. Latents without a prior are never
     tuned beyond 0.01, the paper's code: a bounded energy accepts any step, and the
     tuning would run away.
+    target_acceptance: of the tuning; None for kernels without a step size (`trained`).
     prior, inverse_temperature: of the latent density, see `samplers.latent`. The
     default is the tilt p_G(x) exp(-E(x)), whose chains stay among the latents that the
     generator knows however long they walk; the paper's target ("none") leaves them
@@ -135,6 +136,8 @@ def run(
             _check_start(started)
             if space == "none":
                 steps, step_size = 0, math.nan
+            elif target_acceptance is None:
+                step_size = math.nan
             if step_size is None:
                 step_size = _tuned(target, group, warmup, target_acceptance)
             times = np.unique(np.linspace(0, steps, num_snapshots).astype(int))
@@ -143,6 +146,26 @@ def run(
         return walk._replace(
             landscape=_landscape(target, state, inverse_temperature, walk)
         )
+
+
+def trained(learner: Learner, state: PyTree) -> Callable:
+    """The `kernel_fn` of a proposal in the state of its training; no step size is left.
+
+    Raises ValueError for methods that train no proposal.
+    """
+    if learner.kernel is None:
+        raise ValueError(
+            "this run has trained no proposal: name one that has with --proposal, or "
+            "use --kernel=mala"
+        )
+    # On the host: that run may have been placed on other devices.
+    state = jax.device_get(state)
+
+    def kernel_fn(log_density_fn, *, step_size, has_aux):
+        del step_size
+        return learner.kernel(state, log_density_fn, has_aux=has_aux)
+
+    return kernel_fn
 
 
 def summary(walk: Walk) -> dict[str, float]:
@@ -223,7 +246,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         lowest = f"{report['acceptance_lowest']:.3f}"
         change = f"{report['energy_before']:.4g} -> {report['energy_after']:.4g}"
         text = [
-            f"step size     {report['step_size']:.4g}",
+            f"step size     {_number(report['step_size'])}",
             f"acceptance    {acceptance}, lowest chain {lowest}",
             f"energy        {change} in {report['steps']} steps",
             f"rms           {report['rms_before']:.3f} -> {report['rms_after']:.3f}",

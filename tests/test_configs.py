@@ -15,9 +15,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorflow_datasets.proto import tf_example_pb2
 
-from configs import toy_25gaussians
+from configs import proposal_latent, toy_25gaussians, toy_two_spirals
 from megjax import checkpoint, experiment, training
-from megjax.data import images, kdd99
+from megjax.data import images, kdd99, logistic
 from megjax.data.dataset import Dataset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -26,6 +26,29 @@ SIDES = {
     "celeb_a": (218, 178, 3),
     "oxford_flowers102": (50, 40, 3),
 }
+
+SHORT_CHAINS = {"evaluation.num_chains": 3, "evaluation.num_steps": 8}
+MACHINE = {
+    "num_hidden": 3,
+    "contrast.num_chains": 4,
+    "contrast.num_sample_sweeps": 2,
+    "evaluation.num_examples": 2,
+    "train.evaluate_every": 2,
+}
+DEEP_MACHINE = {k: v for k, v in MACHINE.items() if k != "num_hidden"} | {
+    "num_hidden_1": 3,
+    "num_hidden_2": 2,
+    "num_pretraining_steps": 1,
+}
+PLANE = {"num_layers": 1}
+LATTICE = {
+    "size": 4,
+    "num_examples": 100,
+    "contrast.num_chains": 4,
+    "contrast.num_sample_sweeps": 2,
+}
+DEEP_LATTICE = {"num_hidden_1": 3, "num_hidden_2": 2, "num_pretraining_steps": 1}
+BUFFER = {"proposal.buffer_size": 8, "proposal.burn_in": 2}
 
 # Every config and variant. The first train; the others have the networks of one of
 # them, on other data or of another depth, and their step is only traced.
@@ -36,6 +59,12 @@ TRAINED = {
     "kdd99:raw": {},
     "toy_25gaussians": {},
     "wgan_gp:digits": {},
+    "proposal_moon": SHORT_CHAINS,
+    "deep_directed_two_spirals": {"num_layers": 1},
+    "rbm_digits": MACHINE
+    | {"contrast.driven": True, "contrast.l1": 0.1, "early_stopping.gap": 1e-9},
+    "dbm_mnist": DEEP_MACHINE,
+    "proposal_logistic:heart": SHORT_CHAINS | BUFFER,
 }
 TRACED = {
     "mnist": {},
@@ -60,6 +89,28 @@ TRACED = {
     "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
     "digits ": {"dtype": "bfloat16"},
     "digits  ": {"meg.refinement_steps": 1, "meg.average_decay": 0.9},
+    "rbm_digits:labelled": MACHINE,
+    "rbm_mnist": MACHINE | {"contrast.persistent": False, "pixels": "drawn"},
+    "rbm_mnist:notebook": MACHINE,
+    "rbm_l1_mnist": MACHINE | {"contrast.centred": True, "contrast.method": "sgd"},
+    "hopfield_mnist": MACHINE,
+    "deep_directed_two_spirals:workshop": PLANE,
+    "deep_directed_two_spirals:no_entropy": PLANE,
+    "deep_directed_four_spin": PLANE,
+    "deep_directed_mnist": {},
+    "deep_directed_mnist:digits": {"deep_directed.optimizer": "adam"},
+    "toy_two_spirals": {},
+    "toy_four_spin": {},
+    "maxent_ising": LATTICE,
+    "maxent_ising:1.75": LATTICE,
+    "dbm_ising": LATTICE | DEEP_LATTICE,
+    "proposal_icg": {},
+    "proposal_scg": {"proposal.gradient": "position"},
+    "proposal_funnel": {"proposal.gradient": "none"},
+    "proposal_funnel:1": {},
+    "proposal_logistic": {},
+    "proposal_logistic:australian": {},
+    "proposal_latent": BUFFER,
     "wgan_gp": {"wgan_gp.penalty_form": "per_pixel"},
     "wgan_gp:mnist": {},
     "wgan_gp:stacked_mnist_3": {},
@@ -121,12 +172,28 @@ def compiled_once(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
+def regression_table(name, data_dir):
+    features = np.random.RandomState(2).normal(size=(12, logistic.FILES[name][1][1]))
+    return logistic.Table(features, np.where(features[:, 0] > 0, 1.0, -1.0))
+
+
+def trained_meg(target):
+    """The digits demo before its first step."""
+    config = small_config("digits", target, {})
+    built = config.build(config)
+    state = built.learner.init(jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
+    return training.Restored(config, built, state, 1)
+
+
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
     """Data in place of what is downloaded; the directory of the user's own."""
+    monkeypatch.setattr(logistic, "table", regression_table)
+    monkeypatch.setattr(proposal_latent, "trained", trained_meg)
     monkeypatch.setattr(images, "_source", source)
     monkeypatch.setattr(kdd99, "table", table)
     monkeypatch.setattr(kdd99, "_found", lambda *_: None)
+    monkeypatch.setattr(toy_two_spirals, "NUM_TRUE_POINTS", 500)
     points = functools.partial(toy_25gaussians.points, num=500)
     monkeypatch.setattr(toy_25gaussians, "points", points)
     rng = np.random.RandomState(1)
@@ -147,7 +214,8 @@ def full_config(name):
 
 
 def method_of(config):
-    return "meg" if "meg" in config else "wgan_gp"
+    methods = ("meg", "wgan_gp", "deep_directed", "proposal", "contrast")
+    return next(name for name in methods if name in config)
 
 
 def small_config(name, root, fields):
@@ -155,14 +223,14 @@ def small_config(name, root, fields):
     method = method_of(config)
     settings = {
         "batch_size": 4,
-        f"{method}.num_energy_updates": 1,
-        f"{method}.latent_dim": 3,
         "train.num_steps": 2,
         "train.log_every": 1,
         "train.save_every": 1,
         "train.evaluate_every": 100,
     }
     settings |= {"width": 8} if "width" in config else {}
+    if "latent_dim" in config[method]:
+        settings |= {f"{method}.num_energy_updates": 1, f"{method}.latent_dim": 3}
     for field, value in (settings | fields).items():
         value = value.format(root=root) if isinstance(value, str) else value
         config.update_from_flattened_dict({field: value})
@@ -246,7 +314,9 @@ def test_values_survive_json_and_are_documented_fields(name):
         assert config.train[field] >= 0
     assert set(checkpoint.FREE) - {"data_dir"} <= set(checkpoint._flat(values))
     settings = config[method_of(config)]
-    assert settings.beta1 == 0.5 and settings.beta2 == 0.9
+    betas = (0.9, 0.999) if method_of(config) == "proposal" else (0.5, 0.9)
+    if "beta1" in settings:
+        assert (settings.beta1, settings.beta2) == betas
     loaded = experiment.load(config_file(name), values)
     assert experiment.plain_values(loaded) == values
 

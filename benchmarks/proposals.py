@@ -1,0 +1,417 @@
+"""Samplers side by side under one definition of efficiency, for targets of table 1.
+
+Li, Chen and Sommer, A Neural Network MCMC Sampler That Maximizes Proposal Entropy
+(2021). `python -m benchmarks.reproduce proposal_table1` prints the table; the samplers
+here are its baselines, and `measured` is how every row is measured, learned ones
+included.
+"""
+
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from megjax import metrics, training
+from megjax.data import logistic, targets
+from megjax.data.targets import Target
+from megjax.evaluation import chains
+from megjax.samplers import adaptation, gradient_adaptive, hmc, kernel, mala
+from megjax.types import Array, Key, PyTree
+
+PATH_LENGTHS = (2, 4, 8, 16, 32, 64)
+JITTER = 0.2
+
+
+class Settings(NamedTuple):
+    """How long to run.
+
+    num_chains: side by side. num_draws: of each, all kept. warm_up: transitions before,
+    which tune and are thrown away.
+    """
+
+    num_chains: int
+    num_draws: int
+    warm_up: int
+
+
+class Ready(NamedTuple):
+    """A sampler that is tuned and frozen, and where its chains stand.
+
+    states: [chains, ...]. gradients_per_draw: of the target, in one transition; None
+    where it varies and every state says it (`num_gradients`). warm_up_seconds: of
+    tuning or training, compilation included.
+    """
+
+    kernel: kernel.Kernel
+    states: PyTree
+    gradients_per_draw: float | None
+    warm_up_seconds: float
+
+
+class Row(NamedTuple):
+    """A target of table 1, and what the paper says of it.
+
+    target_fn: data_dir -> Target. published: what is printed, with its unit. config: of
+    the learned proposal.
+    """
+
+    target_fn: Callable[[str | None], Target]
+    settings: Settings
+    published: str
+    config: str
+
+
+EXACT = Settings(num_chains=100, num_draws=2000, warm_up=1000)
+"""As L2HMC's evaluation, with half its chains: from exact draws."""
+
+POSTERIOR = Settings(num_chains=32, num_draws=5000, warm_up=1000)
+"""As A-NICE-MC's."""
+
+
+def _regression(name):
+    return lambda data_dir: logistic.regression(name, data_dir=data_dir)
+
+
+ROWS: Mapping[str, Row] = {
+    "icg": Row(
+        lambda _: targets.ill_conditioned_gaussian(),
+        EXACT,
+        "0.86 per transition, 0.215 per gradient; L2HMC 0.783, 0.0783",
+        "configs/proposal_icg.py",
+    ),
+    "scg": Row(
+        lambda _: targets.strongly_correlated_gaussian(),
+        EXACT,
+        "0.89 per transition, 0.22 per gradient; L2HMC 0.497, 0.0232",
+        "configs/proposal_scg.py",
+    ),
+    "funnel1": Row(
+        lambda _: targets.funnel(dim=100, std=1.0, power=2.0),
+        EXACT,
+        "x0 0.037, others 0.072 per gradient; NeuTra 0.0089, 0.049",
+        "configs/proposal_funnel.py:1",
+    ),
+    "funnel3": Row(
+        lambda _: targets.funnel(dim=20, std=3.0),
+        EXACT,
+        "0.256 per transition; HMC 0.0079",
+        "configs/proposal_funnel.py:3",
+    ),
+    "german": Row(
+        _regression("german"),
+        POSTERIOR,
+        "3150 per 5k; gradMALA 702, A-NICE-MC 926, NFLMC 1177",
+        "configs/proposal_logistic.py:german",
+    ),
+    "australian": Row(
+        _regression("australian"),
+        POSTERIOR,
+        "2950 per 5k; gradMALA 872, A-NICE-MC 1016, NFLMC 1586",
+        "configs/proposal_logistic.py:australian",
+    ),
+    "heart": Row(
+        _regression("heart"),
+        POSTERIOR,
+        "3600 per 5k; gradMALA 973, A-NICE-MC 1251, NFLMC 2000",
+        "configs/proposal_logistic.py:heart",
+    ),
+}
+
+
+def langevin(key: Key, target: Target, settings: Settings) -> Ready:
+    """MALA with the step size of acceptance 0.574."""
+    kernel_fn = functools.partial(mala.mala, target.log_density)
+    return _tuned(key, target, settings, kernel_fn, mala.TARGET_ACCEPTANCE, 1)
+
+
+def hamiltonian(key: Key, target: Target, settings: Settings) -> Ready:
+    """HMC of acceptance 0.8, with the path length that wins a pilot run.
+
+    By its smallest squared jump, in units of the variance, per gradient. Step sizes
+    vary by 20 % from transition to transition, without which paths of one length return
+    to where they started.
+    """
+    start = time.perf_counter()
+    keys = jax.random.split(key, 3)
+    pilot = Settings(settings.num_chains, 200, settings.warm_up // 2)
+    efficiency = {}
+    for num_steps in PATH_LENGTHS:
+        ready = _paths(keys[0], target, pilot, num_steps)
+        found = measured(keys[1], ready, target, pilot)
+        efficiency[num_steps] = np.nan_to_num(found["relative_jump"]) / num_steps
+    best = max(efficiency, key=efficiency.get)
+    ready = _paths(keys[2], target, settings, best)
+    return ready._replace(warm_up_seconds=time.perf_counter() - start)
+
+
+def gradient_adaptive_langevin(key: Key, target: Target, settings: Settings) -> Ready:
+    """MALA with the lower-triangular preconditioner of Titsias and Dellaportas.
+
+    Learned in five times as many transitions as the others tune.
+    """
+    start = time.perf_counter()
+    init = mala.mala(target.log_density, step_size=1.0).init
+    keys = jax.random.split(key, 3)
+
+    @jax.jit
+    def learned(keys, starts):
+        return gradient_adaptive.warm_up(
+            keys,
+            target.log_density,
+            jax.vmap(init)(starts),
+            gradient_adaptive.adaptation(target.dim),
+            5 * settings.warm_up,
+        )
+
+    starts = targets.starts(target, keys[0], settings.num_chains)
+    states, found = learned(jax.random.split(keys[1], settings.num_chains), starts)
+    fixed = gradient_adaptive.adapted(target.log_density, found)
+    states = _fresh(keys[2], target, fixed, states)
+    return Ready(fixed, states, 1, time.perf_counter() - start)
+
+
+class NutsState(NamedTuple):
+    """A position [dim], what blackjax keeps, and gradients of the last transition []."""
+
+    position: Array
+    inner: PyTree
+    num_gradients: Array
+
+
+def no_u_turn(key: Key, target: Target, settings: Settings) -> Ready:
+    """blackjax's NUTS; step size and diagonal mass by its window adaptation, one chain."""
+    # A peer, which the other tables and the samplers of the table do without.
+    import blackjax
+
+    start = time.perf_counter()
+    keys = jax.random.split(key, 3)
+    adapt = blackjax.window_adaptation(blackjax.nuts, target.log_density)
+    starts = targets.starts(target, keys[0], settings.num_chains)
+    found, _ = jax.jit(adapt.run, static_argnames="num_steps")(
+        keys[1], starts[0], num_steps=settings.warm_up
+    )
+    sampler = blackjax.nuts(target.log_density, **found.parameters)
+
+    def init(position):
+        return NutsState(position, sampler.init(position), jnp.int32(0))
+
+    def step(key, state):
+        inner, info = sampler.step(key, state.inner)
+        moved = NutsState(inner.position, inner, info.num_integration_steps)
+        finite = ~info.is_divergent
+        return moved, kernel.Info(info.acceptance_rate, jnp.bool_(True), finite)
+
+    fixed = kernel.Kernel(init, step)
+    states = jax.vmap(init)(starts)
+    if target.sample is None:
+        states, _ = _walked(keys[2], fixed, states, settings.warm_up)
+    return Ready(fixed, states, None, time.perf_counter() - start)
+
+
+BASELINES: Mapping[str, Callable[[Key, Target, Settings], Ready]] = {
+    "MALA": langevin,
+    "HMC": hamiltonian,
+    "gradient-adaptive MALA": gradient_adaptive_langevin,
+    "NUTS": no_u_turn,
+}
+
+
+def learned(
+    key: Key, workdir: str | pathlib.Path, target: Target, settings: Settings
+) -> Ready:
+    """The trained proposal of a run, frozen, at exact draws.
+
+    Where there are none, at where `warm_up` of its own steps lead. Counts 4 N gradients
+    for N steps of the flow: two halves, there and back.
+    """
+    restored = training.restore(workdir)
+    flow = restored.config.proposal
+    counts = {"displaced": 4 * flow.flow_steps, "position": 1, "none": 0}
+    sampler = restored.experiment.learner.kernel(restored.state, target.log_density)
+    keys = jax.random.split(key)
+    starts = targets.starts(target, keys[0], settings.num_chains)
+    states = jax.vmap(sampler.init)(starts)
+    if target.sample is None:
+        states, _ = _walked(keys[1], sampler, states, settings.warm_up)
+    rates = [row.get("iterations_per_second") for row in metrics.read(workdir)]
+    seconds = restored.step / np.median([rate for rate in rates if rate])
+    return Ready(sampler, states, counts[flow.gradient] or np.nan, float(seconds))
+
+
+COLUMNS = {
+    "acceptance": "acceptance",
+    "gradients": "gradients_per_draw",
+    "ESS/MH, cut at .05, least": "ess_above",
+    "same per gradient": "ess_above_per_gradient",
+    "trace-weighted": "ess_trace",
+    "Geyer, least": "ess_geyer",
+    "same per gradient ": "ess_per_gradient",
+    "Geyer, x0": "ess_geyer_x0",
+    "Geyer, least, per second": "ess_per_second",
+    "R-hat": "r_hat",
+    "mean error": "mean_error",
+    "variance ratio from": "variance_ratio_lowest",
+    "to": "variance_ratio_highest",
+    "x0 < -2 sd": "below_2",
+    "x0 > 2 sd": "above_2",
+    "seconds": "seconds",
+    "warm-up seconds": "warm_up_seconds",
+}
+"""Heading -> metric of `measured`."""
+
+
+def table(
+    names: Iterable[str],
+    workdir_fn: Callable[[str, int], str | pathlib.Path] | None,
+    *,
+    runs: str | pathlib.Path,
+    data_dir: str | None,
+    seeds: int,
+) -> Iterator[Sequence]:
+    """Rows of table 1: headings, then every sampler and seed on every named target.
+
+    workdir_fn: (config, seed) -> directory of the trained proposal; None for the
+    baselines alone. runs: where baselines that have been measured are kept.
+    """
+    yield "target", "sampler", *COLUMNS, "per 5000, cut at .05", "paper"
+    for name in names:
+        row = ROWS[name]
+        target = row.target_fn(data_dir)
+        for seed in range(seeds):
+            for label in BASELINES:
+                path = pathlib.Path(runs, "baselines", f"{name}-{label}-{seed}.json")
+                found = _kept(path, row.settings, target, label, seed)
+                yield _cells(row, name, label, seed, found)
+            if workdir_fn:
+                keys = jax.random.split(jax.random.key(seed))
+                workdir = workdir_fn(row.config, seed)
+                ready = learned(keys[0], workdir, target, row.settings)
+                found = measured(keys[1], ready, target, row.settings)
+                yield _cells(row, name, "learned proposal", seed, found)
+
+
+def _cells(row, name, label, seed, found) -> Sequence:
+    values = [found.get(metric, "-") for metric in COLUMNS.values()]
+    per_5000 = 5000 * found["ess_above"]
+    return name, f"{label}, seed {seed}", *values, per_5000, row.published
+
+
+def _kept(path, settings, target, label, seed) -> dict[str, float]:
+    """What a baseline measures, now or formerly."""
+    if not path.exists():
+        keys = jax.random.split(jax.random.key(seed))
+        ready = BASELINES[label](keys[0], target, settings)
+        found = measured(keys[1], ready, target, settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found) + "\n")
+    return json.loads(path.read_text())
+
+
+def measured(
+    key: Key, ready: Ready, target: Target, settings: Settings
+) -> dict[str, float]:
+    """Draws and what they are worth: `chains.report`, acceptance, and seconds.
+
+    `ess_above_per_gradient` is the unit of the paper's table 1. below_2, above_2:
+    shares of x0 more than two known standard deviations from its mean (0.0228 each for
+    a normal), where a funnel's mouth and neck are.
+    """
+    record, seconds = _timed(key, ready, settings.num_draws)
+    (x, gradients), infos = record.observations, record.infos
+    per_draw = ready.gradients_per_draw or float(np.mean(gradients))
+    x = np.asarray(x)
+    moments = target.moments._asdict() if target.moments else {}
+    found = chains.report(x, gradients_per_draw=per_draw, seconds=seconds, **moments)
+    found["ess_above_per_gradient"] = found["ess_above"] / per_draw
+    found |= {
+        "acceptance": float(np.mean(infos.acceptance_prob)),
+        "non_finite": float(1 - np.mean(infos.finite)),
+        "gradients_per_draw": per_draw,
+        "seconds": seconds,
+        "warm_up_seconds": ready.warm_up_seconds,
+    }
+    if target.moments:
+        mean, variance = (values[0] for values in target.moments)
+        away = (x[..., 0] - mean) / np.sqrt(variance)
+        found["below_2"] = float(np.mean(away < -2))
+        found["above_2"] = float(np.mean(away > 2))
+    return found
+
+
+def _tuned(key, target, settings, kernel_fn, acceptance, gradients_per_draw) -> Ready:
+    """kernel_fn: step_size -> Kernel; all chains share the step size."""
+    start = time.perf_counter()
+    keys = jax.random.split(key, 3)
+
+    @jax.jit
+    def tuned(keys, starts):
+        return adaptation.warm_up(
+            keys,
+            lambda step_size: kernel_fn(step_size=step_size),
+            jax.vmap(kernel_fn(step_size=1.0).init)(starts),
+            adaptation.tuner(0.01),
+            settings.warm_up,
+            target_acceptance=acceptance,
+        )
+
+    starts = targets.starts(target, keys[0], settings.num_chains)
+    states, tuner = tuned(jax.random.split(keys[1], settings.num_chains), starts)
+    fixed = kernel_fn(step_size=adaptation.step_size(tuner))
+    states = _fresh(keys[2], target, fixed, states)
+    return Ready(fixed, states, gradients_per_draw, time.perf_counter() - start)
+
+
+def _paths(key, target, settings, num_steps) -> Ready:
+    def kernel_fn(step_size):
+        def step(key, state):
+            jitter_key, step_key = jax.random.split(key)
+            factor = jax.random.uniform(
+                jitter_key, minval=1 - JITTER, maxval=1 + JITTER
+            )
+            return hmc.hmc(
+                target.log_density, step_size=factor * step_size, num_steps=num_steps
+            ).step(step_key, state)
+
+        init = hmc.hmc(target.log_density, step_size=step_size).init
+        return kernel.Kernel(init, step)
+
+    return _tuned(key, target, settings, kernel_fn, 0.8, num_steps)
+
+
+def _fresh(key, target, fixed, states) -> PyTree:
+    """Exact draws where they are to be had, else where the warm-up ended."""
+    if target.sample is None:
+        return states
+    return jax.vmap(fixed.init)(target.sample(key, len(states.position)))
+
+
+def _timed(key, ready, num_draws) -> tuple[kernel.Trajectory, float]:
+    """The record of all chains, and the seconds of the compiled run alone."""
+    run = functools.partial(_run, ready.kernel, num_draws)
+    keys = jax.random.split(key, len(ready.states.position))
+    compiled = jax.jit(run).lower(keys, ready.states).compile()
+    start = time.perf_counter()
+    _, record = jax.block_until_ready(compiled(keys, ready.states))
+    return record, time.perf_counter() - start
+
+
+def _walked(key, fixed, states, num_steps) -> tuple[PyTree, kernel.Trajectory]:
+    keys = jax.random.split(key, len(states.position))
+    return jax.jit(functools.partial(_run, fixed, num_steps))(keys, states)
+
+
+def _run(fixed, num_steps, keys, states):
+    """All chains for num_steps, with positions and varying numbers of gradients."""
+
+    def observed(state):
+        return state.position, getattr(state, "num_gradients", ())
+
+    return jax.vmap(
+        lambda key, state: kernel.chain(key, fixed, state, num_steps, observe=observed)
+    )(keys, states)

@@ -1,0 +1,27 @@
+"""A learned proposal on a strongly correlated Gaussian in the plane: Li, Chen and
+Sommer 2021 (proposal entropy), table 1.
+
+python train.py --config=configs/proposal_scg.py
+
+Measured: 50 seconds on one CPU core; 0.90 effective draws per transition in the paper's
+definition (which has 0.89), 0.113 per gradient where both directions count.
+"""
+
+from configs import proposal_icg
+from megjax.data import targets
+
+
+def get_config():
+    """Two updates of each half of the noise: eight gradients a transition."""
+    config = proposal_icg.proposal_config()
+    config.proposal.target_acceptance = 0.93
+    config.train.num_steps = 10_000
+    config.build = build
+    return config
+
+
+def build(config):
+    """The sampler of a Gaussian of variances 100 and 0.1 along the diagonals."""
+    return proposal_icg.proposal_experiment(
+        config, targets.strongly_correlated_gaussian()
+    )

@@ -1,0 +1,270 @@
+"""Training of a Markov chain's proposal for speed: entropy against acceptance.
+
+Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
+Entropy", section 3.3; the weight of the entropy as Titsias and Dellaportas 2019.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from megjax import parallel
+from megjax.learners.learner import Learner, Player, player, updated
+from megjax.networks.proposal import Proposal
+from megjax.samplers import adaptation, mala, neural
+from megjax.samplers.kernel import Kernel, chain, metropolis
+from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
+
+
+def amsgrad(
+    learning_rate: float | Callable, *, beta1: float = 0.9, beta2: float = 0.999
+) -> optax.GradientTransformation:
+    """The paper's optimizer: global norms cut to 10, and steps without a number left out.
+
+    A single proposal that leaves the range of floats makes a gradient of NaN. A hundred
+    such in a row go through, and end the run.
+    """
+    steps = optax.amsgrad(learning_rate, beta1, beta2)
+    return optax.apply_if_finite(
+        optax.chain(optax.clip_by_global_norm(10.0), steps), max_consecutive_errors=100
+    )
+
+
+class EntropyWeight(NamedTuple):
+    """How beta follows the acceptance: beta (1 + rate (acceptance - target)), clipped.
+
+    Its reference code takes the initial value for the floor as well, from which a beta
+    that starts too large cannot come down; the floor is a number of its own here.
+    """
+
+    target_acceptance: float = 0.9
+    initial: float = 1e-2
+    rate: float = 0.1
+    floor: float = 1e-5
+    ceiling: float = 1e3
+
+
+class Buffer(NamedTuple):
+    """Chains to train on where the target has no exact sampler.
+
+    size: number of chains. burn_in: steps of MALA from the starts before training,
+    which tune its step size, and the proposal starts with that. Every iteration then
+    moves the chains of its batch by the proposal as it is.
+    """
+
+    size: int = 2048
+    burn_in: int = 500
+
+
+class Spec(NamedTuple):
+    """A target, the networks, and hyperparameters.
+
+    log_density_fn: of one position, twice differentiable. Gradients of the objective
+    do not see the kinks of a piecewise linear one, and are biased by that.
+    start_fn: (key, num) -> positions [num, ...] that chains start from.
+    weight: of the entropy, eq. 5. buffer: None to train on the data, which must then
+        be exact draws of the target.
+    stop_gradient: takes dU for a constant in the gradient; the paper found it worse.
+    num_transitions: of every chain that `sample` runs.
+    """
+
+    log_density_fn: LogDensityFn
+    proposal: Proposal
+    start_fn: Callable[[Key, int], Array]
+    weight: EntropyWeight = EntropyWeight()
+    buffer: Buffer | None = None
+    stop_gradient: bool = False
+    num_transitions: int = 100
+    optimizer: optax.GradientTransformation = amsgrad(1e-3)
+
+
+@struct.dataclass
+class State:
+    """The proposal, the weight of its entropy [], and chains [M, ...] or None."""
+
+    proposal: Player
+    entropy_weight: Array
+    positions: Array | None
+
+
+def proposal(spec: Spec) -> Learner:
+    """The learner of a specification; its energy is that of the target."""
+    return Learner(
+        init=partial(init, spec),
+        step=partial(step, spec),
+        sample=partial(sample, spec),
+        energy=partial(energy, spec),
+        kernel=partial(kernel, spec),
+    )
+
+
+def init(spec: Spec, key: Key, x: Array) -> State:
+    """A proposal that is MALA, and chains that have burnt in where there is a buffer."""
+    key_params, key_buffer = jax.random.split(key)
+    variables = spec.proposal.init(key_params, jnp.zeros(x.shape[1:]))
+    positions = None
+    if spec.buffer:
+        positions, step_size = burnt_in(spec, key_buffer)
+        log_epsilon = 0.5 * jnp.log(2 * step_size)
+        variables["params"]["log_epsilon"] = log_epsilon
+    return State(
+        player(variables, spec.optimizer),
+        jnp.float32(spec.weight.initial),
+        positions,
+    )
+
+
+def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array]:
+    """Positions [M, ...] after MALA from the starts, and its tuned step size []."""
+    key_start, key_chains = jax.random.split(key)
+    starts = spec.start_fn(key_start, spec.buffer.size)
+    kernel_fn = partial(mala.mala, spec.log_density_fn)
+    states, tuner = adaptation.warm_up(
+        jax.random.split(key_chains, spec.buffer.size),
+        lambda step_size: kernel_fn(step_size=step_size),
+        jax.vmap(kernel_fn(step_size=1.0).init)(starts),
+        adaptation.tuner(0.01),
+        spec.buffer.burn_in,
+        target_acceptance=mala.TARGET_ACCEPTANCE,
+    )
+    return states.position, adaptation.step_size(tuner)
+
+
+def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+    """One ascent of eq. 5 on exact draws x [1, B, ...] or on B chains of the buffer."""
+    key_rows, key_noise, key_accept = jax.random.split(key, 3)
+    x, rows = x[0], None
+    if spec.buffer:
+        rows = jax.random.permutation(key_rows, spec.buffer.size)[: len(x)]
+        x = parallel.shard(state.positions[rows])
+    noise = parallel.shard(jax.random.normal(key_noise, x.shape, x.dtype))
+    loss_fn = partial(loss, spec, state, x, noise)
+    gradient, (moves, starts) = jax.grad(loss_fn, has_aux=True)(state.proposal.params)
+    acceptance = jnp.exp(jnp.minimum(ratios(moves), 0.0))
+    metrics = measured(state, x, moves, acceptance)
+    norm = optax.tree.norm(gradient)
+    metrics["gradient_norm"] = jnp.where(jnp.isfinite(norm), norm, 0.0)
+    state = state.replace(
+        proposal=updated(state.proposal, gradient, spec.optimizer),
+        entropy_weight=next_weight(
+            spec.weight, state.entropy_weight, jnp.mean(acceptance)
+        ),
+    )
+    if spec.buffer:
+        keys = jax.random.split(key_accept, len(x))
+        moved, _ = jax.vmap(metropolis)(keys, moves.log_ratio, starts, moves.state)
+        positions = state.positions.at[rows].set(moved.position)
+        state = state.replace(positions=positions)
+    return state, metrics
+
+
+def loss(
+    spec: Spec, state: State, x: Array, noise: Array, params: PyTree
+) -> tuple[Array, tuple[neural.Move, neural.State]]:
+    """Minus the mean of eq. 5, and the proposals made from x [B, ...].
+
+    min(0, log a) + beta log |det dx' / dz|: the paper prints a minus before beta, with
+    which the proposal would collapse. Proposals that are not finite count as 0.
+    """
+    proposer = state.replace(proposal=state.proposal.replace(params=params))
+    moves, starts = proposals(spec, proposer, x, noise)
+    usable = jnp.isfinite(moves.log_ratio)
+    speed = jnp.minimum(moves.log_ratio, 0.0) + state.entropy_weight * moves.log_det
+    return -jnp.mean(jnp.where(usable, speed, 0.0)), (moves, starts)
+
+
+def proposals(
+    spec: Spec, state: State, x: Array, noise: Array
+) -> tuple[neural.Move, neural.State]:
+    """The proposals that noise [B, ...] makes from x [B, ...], and the states there."""
+    settings = {"log_density_fn": spec.log_density_fn, "flow": flow(spec, state)}
+    starts = jax.vmap(neural.neural(**settings).init)(x)
+    move = partial(neural.move, **settings, stop_gradient=spec.stop_gradient)
+    return jax.vmap(move)(noise, starts), starts
+
+
+def ratios(moves: neural.Move) -> Array:
+    """Log-ratios of acceptance [B], minus infinity where they are not numbers."""
+    return jnp.where(jnp.isnan(moves.log_ratio), -jnp.inf, moves.log_ratio)
+
+
+def next_weight(weight: EntropyWeight, value: Array, acceptance: Array) -> Array:
+    """beta after a batch that accepted with mean probability `acceptance`: []."""
+    value = value * (1 + weight.rate * (acceptance - weight.target_acceptance))
+    return jnp.clip(value, weight.floor, weight.ceiling)
+
+
+def measured(state: State, x: Array, moves: neural.Move, acceptance: Array) -> Metrics:
+    """Numbers of a batch; proposals that are not finite count as moves by nothing.
+
+    entropy: of the proposal in nats, E log |det dx' / dz| and the noise's own.
+    """
+    finite = jnp.isfinite(moves.log_ratio)
+    log_det = jnp.where(finite, moves.log_det, 0.0)
+    change = (moves.state.position - x).reshape(len(x), -1)
+    jump = jnp.sum(jnp.where(finite[:, None], change, 0.0) ** 2, axis=1)
+    return {
+        "acceptance": jnp.mean(acceptance),
+        "entropy_weight": state.entropy_weight,
+        "entropy": jnp.mean(log_det) + noise_entropy(change.shape[1]),
+        "expected_squared_jump": jnp.mean(acceptance * jump),
+        "epsilon": jnp.exp(state.proposal.params["log_epsilon"]),
+        "non_finite": 1 - jnp.mean(finite),
+    }
+
+
+def noise_entropy(dim: int) -> float:
+    """Entropy of N(0, I) in nats."""
+    return 0.5 * dim * (1 + math.log(2 * math.pi))
+
+
+def flow(spec: Spec, state: State) -> neural.Flow:
+    """The proposal as it is, for samplers."""
+    variables = {"params": state.proposal.params, **state.proposal.variables}
+    return neural.flow(spec.proposal, variables)
+
+
+def kernel(
+    spec: Spec, state: State, log_density_fn: LogDensityFn, *, has_aux: bool = False
+) -> Kernel:
+    """The kernel that proposes as the state does; nothing in it adapts any more.
+
+    It is exact for any density, and fast for the one that it was trained on.
+    """
+    return neural.neural(log_density_fn, flow(spec, state), has_aux=has_aux)
+
+
+def positions(spec: Spec, key: Key, state: State, num: int) -> Array:
+    """Where chains start [num, ...]: at chains of the buffer, or at the starts.
+
+    A proposal that was trained where the target has its mass can stand still for very
+    long at a start outside.
+    """
+    if state.positions is None:
+        return spec.start_fn(key, num)
+    rows = jax.random.randint(key, (num,), 0, len(state.positions))
+    return state.positions[rows]
+
+
+def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
+    """Positions [num, ...] after `num_transitions` from where chains start."""
+    key_start, key_chains = jax.random.split(key)
+    fixed = kernel(spec, state, spec.log_density_fn)
+
+    def last(key, start):
+        return chain(key, fixed, fixed.init(start), spec.num_transitions)[0].position
+
+    starts = parallel.shard(positions(spec, key_start, state, num))
+    return jax.vmap(last)(jax.random.split(key_chains, num), starts)
+
+
+def energy(spec: Spec, state: State, x: Array) -> Array:
+    """Minus the log-density of the target: [B, ...] -> [B]."""
+    del state
+    return -jax.vmap(spec.log_density_fn)(x)

@@ -1,0 +1,182 @@
+"""Networks of the learned proposal: what scales and shifts one half of the noise.
+
+Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
+Entropy",
+section 3.2, in the forms of its reference code. Last layers start at zero, so that the
+sampler starts as MALA.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen
+from flax.linen import initializers
+
+from megjax.networks.layers import Convolution, TransposedConvolution
+from megjax.types import Array
+
+GRADIENTS = ("displaced", "position", "none")
+
+
+class Proposal(linen.Module):
+    """The parameters of a proposal; functions of one example for `samplers.neural`.
+
+    shape: of an example. width: of hidden layers. num_steps: N in the paper.
+    gradient: where the sampler asks for dU: "displaced" at x + R(x, kept half) as the
+        paper; "position" at x, its variant without R (that is R = 0; its code adds this
+        gradient once, after the flow); "none" nowhere.
+    bound: of |S|. The paper has none, and in float32 its inverse can then fail.
+    initial_log_epsilon: logarithm of the factor of all moves, which is trained.
+    """
+
+    shape: tuple[int, ...]
+    width: int
+    num_steps: int
+    gradient: str = "displaced"
+    bound: float = 8.0
+    initial_log_epsilon: float = 0.0
+
+    def setup(self):
+        if self.gradient not in GRADIENTS:
+            names = ", ".join(GRADIENTS)
+            raise ValueError(f"gradient={self.gradient!r}: choose one of {names}.")
+        init = initializers.constant(self.initial_log_epsilon)
+        self.log_epsilon = self.param("log_epsilon", init, ())
+        self.masks = self.variable("masks", "kept", self.initial_masks)
+        self.coefficient_net = self.conditioner(3, jnp.tanh)
+        if self.gradient == "displaced":
+            self.displacement_net = self.conditioner(1, jax.nn.swish)
+
+    @property
+    def num_gradients(self) -> int:
+        """Gradients of the target in a transition; both directions count.
+
+        At x alone it is one, since the chain keeps it.
+        """
+        return dict(zip(GRADIENTS, (4 * self.num_steps, 1, 0)))[self.gradient]
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Masks of the half that each step keeps first [N, *shape], and log epsilon.
+
+        Touches every layer: `init` goes this way.
+        """
+        if self.is_initializing():
+            for n in range(self.num_steps):
+                self.coefficients(n, x, x, x)
+                if self.gradient == "displaced":
+                    self.displacement(n, x, x)
+        return self.masks.value.astype(x.dtype), self.log_epsilon.astype(x.dtype)
+
+    def coefficients(
+        self, n: int, x: Array, kept: Array, gradient: Array
+    ) -> tuple[Array, Array, Array]:
+        """S, Q and T of step n, [*shape] each, from three of that shape.
+
+        Both halves of a step share them.
+        """
+        inputs = (x, kept) if self.gradient == "none" else (x, kept, gradient)
+        out = self.coefficient_net(n, jnp.concatenate(inputs, axis=-1))
+        out = out.reshape(*self.shape, 3)
+        scale = self.bound * jnp.tanh(out[..., 0] / self.bound)
+        return scale, out[..., 1], out[..., 2]
+
+    def displacement(self, n: int, x: Array, kept: Array) -> Array:
+        """R of step n, two of [*shape] -> [*shape]."""
+        out = self.displacement_net(n, jnp.concatenate((x, kept), axis=-1))
+        return out.reshape(self.shape)
+
+    def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
+        """The network behind num_outputs numbers per element; `last`: activation."""
+        raise NotImplementedError
+
+    def initial_masks(self) -> Array:
+        """Ones where a step keeps, bool [N, *shape]."""
+        raise NotImplementedError
+
+
+class Vectors(Proposal):
+    """Perceptrons, and for every step a random half of the dimensions (floor of d / 2).
+
+    Raises ValueError in one dimension, which has no halves.
+    """
+
+    def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
+        return Perceptron(num_outputs * self.shape[0], self.width, self.num_steps, last)
+
+    def initial_masks(self) -> Array:
+        (dim,) = self.shape
+        if dim < 2:
+            raise ValueError(f"shape={self.shape}: a proposal needs two dimensions.")
+        kept = jnp.arange(dim) < dim // 2
+        keys = jax.random.split(self.make_rng("params"), self.num_steps)
+        return jax.vmap(lambda key: jax.random.permutation(key, kept))(keys)
+
+
+class Images(Proposal):
+    """Convolutions for [H, W, C] of even sides, and a checkerboard.
+
+    The board alternates from channel to channel; it is the same in every step.
+    """
+
+    def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
+        return ConvNet(num_outputs * self.shape[-1], self.width, self.num_steps, last)
+
+    def initial_masks(self) -> Array:
+        board = np.indices(self.shape).sum(axis=0) % 2 == 0
+        return jnp.asarray(np.broadcast_to(board, (self.num_steps, *self.shape)))
+
+
+class Perceptron(linen.Module):
+    """Step n, x [m] -> [features]: first and last layers per step, shared between.
+
+    last: activation of the last hidden layer; the others have swish.
+    """
+
+    features: int
+    width: int
+    num_steps: int
+    last: Callable
+
+    def setup(self):
+        steps = range(self.num_steps)
+        zeros = initializers.zeros
+        self.inputs = [linen.Dense(self.width) for _ in steps]
+        self.middle = [linen.Dense(self.width) for _ in range(3)]
+        self.outputs = [linen.Dense(self.features, kernel_init=zeros) for _ in steps]
+
+    def __call__(self, n: int, x: Array) -> Array:
+        h = self.inputs[n](x)
+        for layer in self.middle:
+            h = layer(jax.nn.swish(h))
+        return self.outputs[n](self.last(h))
+
+
+class ConvNet(linen.Module):
+    """Step n, x [H, W, C] -> [H, W, features]: once down by two, once up.
+
+    The paper's code goes down and up by average pooling and transposed convolutions.
+    First and last layers per step, as in `Perceptron`; the last act on single pixels.
+    """
+
+    features: int
+    width: int
+    num_steps: int
+    last: Callable
+
+    def setup(self):
+        steps = range(self.num_steps)
+        zeros = initializers.zeros
+        self.inputs = [Convolution(self.width, 3, 1, 1) for _ in steps]
+        self.down = Convolution(2 * self.width, 4, 2, 1)
+        self.middle = Convolution(2 * self.width, 3, 1, 1)
+        self.up = TransposedConvolution(self.width, 4, 2, 1)
+        self.outputs = [linen.Dense(self.features, kernel_init=zeros) for _ in steps]
+
+    def __call__(self, n: int, x: Array) -> Array:
+        fine = jax.nn.swish(self.inputs[n](x[None]))
+        coarse = jax.nn.swish(self.down(fine))
+        coarse = jax.nn.swish(self.middle(coarse))
+        # The detail that the small map has lost goes around it.
+        return self.outputs[n](self.last(fine + self.up(coarse)))[0]

@@ -1,0 +1,201 @@
+"""The learned proposal: noise goes through a flow that sees the target's gradients.
+
+Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal Entropy":
+x' = x + epsilon f(z; x) with z ~ N(0, I). Equations 1-3 with the overbars that print
+has lost, and d log(epsilon) where it has epsilon d.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from megjax.networks import proposal
+from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.types import Array, Key, LogDensityFn, PyTree
+
+DISPLACED, POSITION, NONE = proposal.GRADIENTS
+
+
+class Flow(NamedTuple):
+    """A proposal with its parameters bound; functions of one example [...].
+
+    masks: 1 where a step keeps first and 0 where it updates first [N, ...].
+    log_epsilon: logarithm of the factor of the moves [].
+    coefficients: (n, x, kept, gradient) -> S, Q, T. displacement: (n, x, kept) -> R.
+    gradient: "displaced", "position" or "none"; see `networks.proposal`.
+    """
+
+    masks: Array
+    log_epsilon: Array
+    coefficients: Callable
+    displacement: Callable
+    gradient: str = DISPLACED
+
+
+class State(NamedTuple):
+    """A position and what its density cost.
+
+    position: [...]; log_density: []; gradient: of the log-density [...], None unless
+    the flow uses it at the position. aux: what the density returns beside its value.
+    """
+
+    position: Array
+    log_density: Array
+    gradient: Array | None
+    aux: Any = None
+
+
+class Move(NamedTuple):
+    """A proposal of one chain, before the decision.
+
+    state: at x'. log_ratio: log [p(x') q(x|x') / p(x) q(x'|x)] [].
+    log_det: log |det dx' / dz| [], whose mean is the entropy of the proposal but for
+    that of the noise.
+    """
+
+    state: State
+    log_ratio: Array
+    log_det: Array
+
+
+def flow(module: proposal.Proposal, variables: PyTree) -> Flow:
+    """The flow of a network with its variables."""
+    masks, log_epsilon = module.apply(variables, jnp.zeros(module.shape))
+    return Flow(
+        masks,
+        log_epsilon,
+        functools.partial(module.apply, variables, method="coefficients"),
+        functools.partial(module.apply, variables, method="displacement"),
+        module.gradient,
+    )
+
+
+def neural(
+    log_density_fn: LogDensityFn, flow: Flow, *, has_aux: bool = False
+) -> Kernel:
+    """The kernel of a density that proposes by a flow.
+
+    has_aux: the density returns (value, aux), and states carry the aux along.
+    """
+    functions = {"log_density_fn": log_density_fn, "flow": flow, "has_aux": has_aux}
+    return Kernel(
+        functools.partial(init, **functions), functools.partial(step, **functions)
+    )
+
+
+def init(
+    position: Array, *, log_density_fn: LogDensityFn, flow: Flow, has_aux: bool
+) -> State:
+    """The state at a position [...]; ValueError where the flow is for another shape."""
+    if position.shape != flow.masks.shape[1:]:
+        raise ValueError(
+            f"positions have shape {position.shape} and the proposal is one for "
+            f"{flow.masks.shape[1:]}: use one that was trained on this target."
+        )
+    if flow.gradient == POSITION:
+        value, gradient = jax.value_and_grad(log_density_fn, has_aux=has_aux)(position)
+    else:
+        value, gradient = log_density_fn(position), None
+    value, aux = value if has_aux else (value, None)
+    return State(position, value, gradient, aux)
+
+
+def step(
+    key: Key, state: State, *, log_density_fn: LogDensityFn, flow: Flow, has_aux: bool
+) -> tuple[State, Info]:
+    """One proposal and its acceptance."""
+    normal, log_uniform = noise(key, state.position)
+    proposed = move(
+        normal, state, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux
+    )
+    return accepted_move(log_uniform, proposed.log_ratio, state, proposed.state)
+
+
+def move(
+    normal: Array,
+    state: State,
+    *,
+    log_density_fn: LogDensityFn,
+    flow: Flow,
+    has_aux: bool = False,
+    stop_gradient: bool = False,
+) -> Move:
+    """The proposal that a draw of normals [...] makes; differentiable in the flow.
+
+    The way back needs the draw f^-1(-f(z; x); x'). stop_gradient: takes dU for a constant.
+    """
+    slopes = functools.partial(
+        _slopes, flow, log_density_fn, has_aux=has_aux, stop_gradient=stop_gradient
+    )
+    z, log_det = forward(flow, state.position, normal, slopes(state))
+    position = state.position + jnp.exp(flow.log_epsilon) * z
+    proposed = init(position, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux)
+    back, log_det_back = inverse(flow, position, -z, slopes(proposed))
+    log_ratio = (
+        proposed.log_density
+        - state.log_density
+        + 0.5 * jnp.sum((normal - back) * (normal + back))
+        + log_det
+        - log_det_back
+    )
+    return Move(proposed, log_ratio, log_det + z.size * flow.log_epsilon)
+
+
+def forward(
+    flow: Flow, x: Array, normal: Array, slope_fn: Callable
+) -> tuple[Array, Array]:
+    """z = f(normal; x) [...] and log |det dz / dnormal| [].
+
+    slope_fn: (n, kept half) -> gradient of the energy that step n sees [...].
+    """
+    z, log_det = normal, 0.0
+    for n, kept in _halves(flow):
+        scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
+        z = kept * z + (1 - kept) * (z * jnp.exp(scale) - shift)
+        log_det += jnp.sum((1 - kept) * scale)
+    return z, log_det
+
+
+def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, Array]:
+    """The draw [...] with f(normal; x) = z, and log |det dz / dnormal| [] there."""
+    log_det = 0.0
+    for n, kept in _halves(flow)[::-1]:
+        scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
+        z = kept * z + (1 - kept) * (z + shift) * jnp.exp(-scale)
+        log_det += jnp.sum((1 - kept) * scale)
+    return z, log_det
+
+
+def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
+    """(n, kept half) -> the gradient of the energy that step n sees from a state."""
+    x = state.position
+
+    def displaced(n, kept):
+        gradient = jax.grad(log_density_fn, has_aux=has_aux)(
+            x + flow.displacement(n, x, kept)
+        )
+        return -(gradient[0] if has_aux else gradient)
+
+    def slope(n, kept):
+        if flow.gradient == NONE:
+            return jnp.zeros_like(x)
+        found = -state.gradient if flow.gradient == POSITION else displaced(n, kept)
+        return jax.lax.stop_gradient(found) if stop_gradient else found
+
+    return slope
+
+
+def _halves(flow: Flow) -> list[tuple[int, Array]]:
+    """(step, ones where it keeps) of all half updates in order."""
+    return [(n, kept) for n, mask in enumerate(flow.masks) for kept in (mask, 1 - mask)]
+
+
+def _coefficients(flow, n, x, kept, slope_fn) -> tuple[Array, Array]:
+    """Log-scale and shift of a half update; with zero networks the shift is MALA's."""
+    slope = slope_fn(n, kept)
+    scale, stretch, shift = flow.coefficients(n, x, kept, slope)
+    epsilon = jnp.exp(flow.log_epsilon) / (2 * len(flow.masks))
+    return scale, epsilon * (slope * jnp.exp(stretch) + shift)

@@ -1,0 +1,218 @@
+"""The learner of proposals against finite differences of its objective, by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from megjax.data import targets
+from megjax.learners import proposal
+from megjax.networks import proposal as networks
+from megjax.samplers import neural
+
+RATE = 0.5
+BETA = 0.3
+BATCH = 6
+MOON = targets.moon()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Programs that run once compile for longer than they run."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def normal(key, num):
+    return jax.random.normal(key, (num, 2))
+
+
+def specification(gradient="displaced", **fields):
+    module = networks.Vectors(
+        shape=(2,), width=4, num_steps=1, gradient=gradient, initial_log_epsilon=-0.7
+    )
+    weight = proposal.EntropyWeight(initial=BETA)
+    fields = {"weight": weight, "optimizer": optax.sgd(RATE)} | fields
+    return proposal.Spec(MOON.log_density, module, normal, **fields)
+
+
+def noisy_state(spec, scale=0.3):
+    """A state whose last layers are not zero."""
+    state = jax.jit(functools.partial(proposal.init, spec))(
+        jax.random.key(0), jnp.zeros((BATCH, 2))
+    )
+    flat, unravel = ravel_pytree(state.proposal.params)
+    noise = scale * jax.random.normal(jax.random.key(1), flat.shape)
+    player = state.proposal.replace(params=unravel(flat + noise))
+    return state.replace(proposal=player)
+
+
+def objective(spec, state, x, noise, entropy_sign, flat):
+    """Eq. 5 with proposal densities from Jacobians; flat: all parameters [P]."""
+    _, unravel = ravel_pytree(state.proposal.params)
+    flow = neural.flow(
+        spec.proposal, {"params": unravel(flat), **state.proposal.variables}
+    )
+
+    def proposed(x, noise):
+        def slope(n, kept):
+            return -jax.grad(MOON.log_density)(x + flow.displacement(n, x, kept))
+
+        z, _ = neural.forward(flow, x, noise, slope)
+        return x + jnp.exp(flow.log_epsilon) * z
+
+    def log_q(x, noise):
+        jacobian = jax.jacfwd(lambda noise: proposed(x, noise))(noise)
+        log_det = jnp.linalg.slogdet(jacobian)[1]
+        return -0.5 * jnp.sum(noise**2) - log_det, log_det
+
+    def one(x, noise):
+        y = proposed(x, noise)
+
+        def slope(n, kept):
+            return -jax.grad(MOON.log_density)(y + flow.displacement(n, y, kept))
+
+        z = (x - y) / jnp.exp(flow.log_epsilon)
+        back, _ = neural.inverse(flow, y, z, slope)
+        log_forward, log_det = log_q(x, noise)
+        change = MOON.log_density(y) - MOON.log_density(x)
+        log_ratio = change + log_q(y, back)[0] - log_forward
+        return jnp.minimum(log_ratio, 0) + entropy_sign * BETA * log_det
+
+    return jnp.mean(jax.vmap(one)(x, noise))
+
+
+def test_an_sgd_step_ascends_the_objective_by_finite_differences():
+    with jax.enable_x64(True):
+        spec = specification()
+        # Networks start in float32 everywhere, too coarse for differences.
+        state = jax.tree.map(lambda v: v.astype(float), noisy_state(spec))
+        x = 0.3 * normal(jax.random.key(2), BATCH) + jnp.array([1.0, -3.0])
+        key = jax.random.key(3)
+        after, _ = jax.jit(functools.partial(proposal.step, spec))(key, state, x[None])
+        noise = jax.random.normal(jax.random.split(key, 3)[1], x.shape)
+        before, _ = ravel_pytree(state.proposal.params)
+        moved, _ = ravel_pytree(after.proposal.params)
+        directions = jax.random.normal(jax.random.key(4), (8, len(before)))
+        offsets = jnp.concatenate([1e-5 * directions, -1e-5 * directions])
+
+        def slopes(entropy_sign):
+            function = functools.partial(objective, spec, state, x, noise, entropy_sign)
+            up, down = jax.jit(jax.vmap(function))(before + offsets).reshape(2, -1)
+            return np.asarray(up - down) / 2e-5
+
+        found = np.asarray(directions @ (moved - before)) / RATE
+        right, wrong = slopes(1.0), slopes(-1.0)
+    np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-8)
+    # The sign that the paper prints before beta.
+    assert np.max(np.abs(found - wrong)) > 0.1
+
+
+def test_epsilon_is_trained_by_its_own_log_determinant():
+    """Where all proposals are accepted the slope in log epsilon is beta d."""
+    spec = specification()._replace(log_density_fn=lambda x: 0.0 * jnp.sum(x))
+    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    x = normal(jax.random.key(1), BATCH)
+    gradient = jax.grad(lambda params: proposal.loss(spec, state, x, x, params)[0])(
+        state.proposal.params
+    )
+    np.testing.assert_allclose(gradient["log_epsilon"], -2 * BETA, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_second_derivatives_reach_the_displacement_unless_stopped(stop):
+    spec = specification(stop_gradient=stop)
+    state = noisy_state(spec)
+    x = normal(jax.random.key(1), BATCH)
+    loss = jax.jit(lambda params: proposal.loss(spec, state, x, x, params)[0])
+    gradient = jax.jit(jax.grad(loss))(state.proposal.params)
+    size = optax.tree.norm(gradient["displacement_net"])
+    assert size == 0 if stop else size > 1e-3
+
+
+def test_entropy_weight_by_hand():
+    weight = proposal.EntropyWeight(0.9, rate=0.1, floor=0.01, ceiling=2.0)
+    next_weight = functools.partial(proposal.next_weight, weight)
+    np.testing.assert_allclose(next_weight(0.5, 1.0), 0.5 * 1.01)
+    np.testing.assert_allclose(next_weight(0.5, 0.4), 0.5 * 0.95)
+    np.testing.assert_allclose(next_weight(0.01, 0.0), 0.01)
+    np.testing.assert_allclose(next_weight(2.0, 1.0), 2.0)
+    # The floor is not where it starts: beta can fall.
+    assert proposal.EntropyWeight().floor < proposal.EntropyWeight().initial
+
+
+def test_the_weight_follows_the_acceptance_of_the_batch():
+    spec = specification()
+    state = noisy_state(spec)
+    x = normal(jax.random.key(1), BATCH)
+    after, found = jax.jit(functools.partial(proposal.step, spec))(
+        jax.random.key(2), state, x[None]
+    )
+    expected = BETA * (1 + 0.1 * (found["acceptance"] - 0.9))
+    np.testing.assert_allclose(after.entropy_weight, expected, rtol=1e-6)
+    assert 0 < found["acceptance"] < 1 and found["entropy_weight"] == BETA
+
+
+def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
+    spec = specification(buffer=proposal.Buffer(size=200, burn_in=300))
+    x = jnp.zeros((50, 2))
+    init = jax.jit(functools.partial(proposal.init, spec))
+    state = init(jax.random.key(0), x)
+    # x0 ~ N(0, 1) and x1 | x0 ~ N(x0^2 - 4, 1): from N(0, I) x1 has to travel.
+    mean = np.mean(state.positions, axis=0)
+    np.testing.assert_allclose(mean, [0, -3], atol=0.6)
+    epsilon = np.exp(state.proposal.params["log_epsilon"])
+    assert 0.3 < epsilon < 2
+    after, found = jax.jit(functools.partial(proposal.step, spec))(
+        jax.random.key(1), state, x[None]
+    )
+    moved = np.any(after.positions != state.positions, axis=1)
+    assert 0 < moved.sum() <= 50
+    assert abs(moved.sum() - 50 * found["acceptance"]) < 4 * np.sqrt(50 * 0.25)
+    assert np.all(np.isfinite(after.positions))
+    # Chains then start in the buffer.
+    starts = proposal.positions(spec, jax.random.key(2), after, 30)
+    assert np.isin(starts[:, 0], after.positions[:, 0]).all()
+
+
+def test_proposals_that_leave_the_floats_stop_nothing():
+    spec = specification(optimizer=proposal.amsgrad(0.1))
+    spec = spec._replace(log_density_fn=lambda x: jnp.log(x[0]) - jnp.sum(x**2))
+    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    x = jnp.ones((1, 400, 2))
+    after, found = jax.jit(functools.partial(proposal.step, spec))(
+        jax.random.key(1), state, x
+    )
+    assert 0 < found["non_finite"] < 1
+    assert all(np.isfinite(v) for v in found.values())
+    assert all(np.all(np.isfinite(p)) for p in jax.tree.leaves(after.proposal.params))
+
+
+def test_training_raises_entropy_and_keeps_the_target():
+    """Exact draws, 300 steps; the trained chain then samples the crescent."""
+    spec = specification(
+        optimizer=proposal.amsgrad(3e-3),
+        weight=proposal.EntropyWeight(target_acceptance=0.8, initial=0.1),
+    )
+    learner = proposal.proposal(spec)
+    state = learner.init(jax.random.key(0), jnp.zeros((64, 2)))
+
+    def one(state, key):
+        return learner.step(key, state, MOON.sample(key, 64)[None])
+
+    keys = jax.random.split(jax.random.key(1), 300)
+    state, found = jax.jit(lambda state: jax.lax.scan(one, state, keys))(state)
+    gain = np.mean(found["entropy"][-50:]) - np.mean(found["entropy"][:5])
+    assert gain > 0.5
+    assert abs(np.mean(found["acceptance"][-50:]) - 0.8) < 0.1
+    x = jax.jit(functools.partial(learner.sample, num=2000))(jax.random.key(2), state)
+    errors = np.std(x, axis=0) / np.sqrt(2000)
+    assert np.all(np.abs(np.mean(x, axis=0) - MOON.moments.mean) < 4.5 * errors)
+    energies = learner.energy(state, x[:3])
+    np.testing.assert_allclose(energies, -jax.vmap(MOON.log_density)(x[:3]))
