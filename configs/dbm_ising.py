@@ -7,6 +7,9 @@ After Mehta et al. 2019, notebook 18, on 16 x 16 spins in place of 40 x 40 and w
 hidden units for each. The notebook's steps are too few and too short to learn more than
 noise (its reconstruction error is that of random spins), so rates are higher here, and
 fantasies are judged by their energy and magnetisation. The argument is the temperature.
+
+Measured at 2.25: a minute on one CPU core; fantasies of energy -1.362 +- 0.008 where
+the data have -1.483 +- 0.002: too disordered.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
 """MEG on the pinwheel of Kim and Bengio 2016, to hold deep directed models against.
 
 python train.py --config=configs/toy_four_spin.py
+
+Not yet run to its end.
 """
 
 from configs import toy_two_spirals

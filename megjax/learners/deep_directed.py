@@ -23,6 +23,7 @@ from megjax.learners.learner import (
     averaged,
     energy,
     latents,
+    norm,
     player,
     updated,
     weight_norms,
@@ -171,7 +172,7 @@ def energy_update(
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
-    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    metrics["energy_gradient_norm"] = norm(gradient)
     return state.replace(
         energy=updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
@@ -206,5 +207,5 @@ def generator_update(
     generator = updated(generator, gradient, spec.generator_optimizer)
     return state.replace(generator=generator), {
         "entropy": entropy,
-        "generator_gradient_norm": optax.tree.norm(gradient),
+        "generator_gradient_norm": norm(gradient),
     }

@@ -5,9 +5,11 @@ The functions from `latents` on take the method's specification (`energy`, `gene
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -108,10 +110,20 @@ def averaged(spec: NamedTuple, state: PyTree) -> PyTree:
     )
 
 
+def norm(tree: PyTree) -> Array:
+    """Euclidean norm of all leaves together: [].
+
+    By scalar products, which XLA:CPU computes several times faster than the sums of
+    `optax.tree.norm`.
+    """
+    dot = partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sqrt(sum(dot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
 def weight_norms(state: PyTree) -> Metrics:
     """Euclidean norm of all weights of each player."""
     return {
-        f"{name}_weight_norm": optax.tree.norm(value.params)
+        f"{name}_weight_norm": norm(value.params)
         for name, value in vars(state).items()
         if isinstance(value, Player)
     }

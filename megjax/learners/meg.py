@@ -23,6 +23,7 @@ from megjax.learners.learner import (
     generate,
     generated,
     latents,
+    norm,
     player,
     sample,
     updated,
@@ -193,7 +194,7 @@ def energy_update(
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
-    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    metrics["energy_gradient_norm"] = norm(gradient)
     return state.replace(
         energy=updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
@@ -244,8 +245,8 @@ def generator_update(
     )
     return state, {
         "information": information,
-        "generator_gradient_norm": optax.tree.norm(gradient["generator"]),
-        "statistics_gradient_norm": optax.tree.norm(gradient["statistics"]),
+        "generator_gradient_norm": norm(gradient["generator"]),
+        "statistics_gradient_norm": norm(gradient["statistics"]),
     }
 
 

@@ -22,6 +22,7 @@ from megjax.learners.learner import (
     generate,
     generated,
     latents,
+    norm,
     player,
     sample,
     updated,
@@ -164,7 +165,7 @@ def energy_update(
         }
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
-    metrics["energy_gradient_norm"] = optax.tree.norm(gradient)
+    metrics["energy_gradient_norm"] = norm(gradient)
     return state.replace(
         energy=updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
@@ -185,5 +186,5 @@ def generator_update(
     gradient, generator = jax.grad(loss, has_aux=True)(state.generator.params)
     generator = updated(generator, gradient, spec.generator_optimizer)
     return state.replace(generator=generator), {
-        "generator_gradient_norm": optax.tree.norm(gradient)
+        "generator_gradient_norm": norm(gradient)
     }

@@ -28,6 +28,10 @@ _CANONICAL = ("NHWC", "HWIO", "NHWC")
 _DOT_SIDE = 4
 _DOT_SIDE_TRANSPOSED = 8
 _DOT_SIDE_WEIGHTS = 2
+
+# From this product of channels on, leaving out what multiplies padding pays for the
+# larger number of dots.
+_WIDE = 1 << 14
 _DOT_CHANNELS_TRANSPOSED = 4
 
 
@@ -175,6 +179,8 @@ def _placed(part: Array, starts: tuple[int, ...], sides: tuple[int, ...]) -> Arr
 def _convolution_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if min(geometry.reduced) > _DOT_SIDE:
         return _plain(x, kernel, geometry.stride, [(geometry.padding,) * 2] * 2)
+    if not _is_wide(kernel.shape):
+        x, geometry = _padded(x, geometry)
     total = 0
     for row, column in _groups(geometry):
         taps = _taps(kernel, row, column).reshape(-1, kernel.shape[3])
@@ -183,13 +189,25 @@ def _convolution_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
     return total
 
 
+def _is_wide(kernel_shape: tuple[int, ...]) -> bool:
+    return kernel_shape[2] * kernel_shape[3] >= _WIDE
+
+
+def _padded(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
+    """Padding as part of the image: all taps then have the same outputs."""
+    pads = [(geometry.padding, geometry.padding)] * 2
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    return x, geometry._replace(padding=0, size=x.shape[1:3])
+
+
 def _transposed_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
     """Every residue of the pixel modulo the stride, then interleaved."""
     stride, size = geometry.stride, geometry.size
     sides = tuple(-(-side // stride) for side in size)
     small = min(geometry.reduced) <= _DOT_SIDE_TRANSPOSED
     if small or kernel.shape[2] <= _DOT_CHANNELS_TRANSPOSED:
-        phases = _phases_by_overlap(y, kernel, geometry, sides, small)
+        split = small and _is_wide(kernel.shape)
+        phases = _phases_by_overlap(y, kernel, geometry, sides, split)
     else:
         phases = _phases_by_convolution(y, kernel, geometry, sides)
     residues = range(stride)
@@ -250,7 +268,8 @@ def _phases_by_overlap(
 
 
 def _weight_gradient_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
-    if min(geometry.reduced) <= _DOT_SIDE_WEIGHTS:
+    wide = x.shape[3] * y.shape[3] >= _WIDE
+    if wide and min(geometry.reduced) <= _DOT_SIDE_WEIGHTS:
         return _weight_gradient_by_taps(x, y, geometry)
     # Channels as the batch and the batch as channels, in canonical labels: those that
     # differentiation of a convolution produces have no fast kernel.

@@ -32,6 +32,12 @@ def float64():
         yield
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """As if these few channels were many, so that padding is left out."""
+    monkeypatch.setattr(convolution, "_WIDE", 0)
+
+
 def plain(x, kernel, *, stride, padding):
     return lax.conv_general_dilated(
         x,
@@ -180,3 +186,23 @@ def test_bfloat16_in_and_out():
         value.astype(jnp.float32), theirs(x, kernel), rtol=0.02, atol=0.2
     )
     assert all(g.dtype == jnp.bfloat16 for g in vjp(half[2]))
+
+
+@pytest.mark.parametrize("side", [2, 4, 8])
+def test_few_channels_multiply_padding_to_the_same_end(side, monkeypatch):
+    geometry = convolution.Geometry(5, 2, 2, (side, side))
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, side, side, 3)))
+    kernel = jnp.asarray(rng.normal(size=(5, 5, 3, 4)))
+    y = jnp.asarray(rng.normal(size=(2, *geometry.reduced, 4)))
+
+    def faces():
+        return (
+            convolution._convolution_cpu(x, kernel, geometry),
+            convolution._transposed_cpu(y, kernel, geometry),
+            convolution._weight_gradient_cpu(x, y, geometry),
+        )
+
+    without_padding = faces()
+    monkeypatch.setattr(convolution, "_WIDE", 1000)
+    assert_close(faces(), without_padding)
