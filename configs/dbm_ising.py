@@ -42,9 +42,7 @@ def get_config(temperature="2.25"):
 
 def build(config):
     """The layers of `dbm_mnist` on lattices, 5 % of them kept back."""
-    for field in ("num_hidden_1", "num_hidden_2", "num_pretraining_steps"):
-        base.at_least(field, config[field], 1)
-    base.at_least("num_mean_field_updates", config.num_mean_field_updates, 2)
+    dbm_mnist.check(config)
     base.at_least("evaluation.num_fantasies", config.evaluation.num_fantasies, 2)
     data = lattice.ising(
         config.inverse_temperature,

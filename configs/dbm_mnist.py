@@ -34,14 +34,7 @@ def get_config():
 
 def build(config):
     """The deep machine on the rounded training images."""
-    for field in ("num_hidden_1", "num_hidden_2", "num_pretraining_steps"):
-        base.at_least(field, config[field], 1)
-    base.at_least("num_mean_field_updates", config.num_mean_field_updates, 2)
-    if config.contrast.centred:
-        raise ValueError(
-            "config.contrast.centred=True: only machines with one hidden layer can be "
-            "centred; give False"
-        )
+    check(config)
     split, test = rbm_mnist.mnist(config)
     family, trained = pretrained(config, split)
     model = likelihood.Model(
@@ -55,6 +48,18 @@ def build(config):
         rbm_mnist.evaluations(config, model, trained, split),
         rbm_mnist.protocols(config, model, trained, split, {"test": test}),
     )
+
+
+def check(config):
+    """Raises ValueError where the fields of a deep machine do not fit."""
+    for field in ("num_hidden_1", "num_hidden_2", "num_pretraining_steps"):
+        base.at_least(field, config[field], 1)
+    base.at_least("num_mean_field_updates", config.num_mean_field_updates, 2)
+    if config.contrast.centred:
+        raise ValueError(
+            "config.contrast.centred=True: only machines with one hidden layer can be "
+            "centred; give False"
+        )
 
 
 def pretrained(config, split):

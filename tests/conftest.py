@@ -1,5 +1,22 @@
 """Eight virtual CPU devices for every test; a test takes the ones it wants."""
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def float64():
+    """Double precision, in which identities hold to many digits."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """No optimisation: programs that run once or twice compile for longer than that."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -10,6 +10,8 @@ import pytest
 from megjax import objectives
 from megjax.networks import heads, ladder, mlp
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 BOUNDS = [objectives.jensen_shannon, objectives.donsker_varadhan, objectives.info_nce]
 
 DEVIATIONS = [objectives.norm_deviation, objectives.pixel_norm_deviation]
@@ -17,12 +19,6 @@ DEVIATIONS = [objectives.norm_deviation, objectives.pixel_norm_deviation]
 # A dependent pair of bits; both marginals are uniform.
 JOINT = np.array([[0.4, 0.1], [0.1, 0.4]])
 PRODUCT = np.full((2, 2), 0.25)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def exact_bound(logits):

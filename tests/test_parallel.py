@@ -15,6 +15,8 @@ from flax import linen as nn
 from megjax import parallel
 from megjax.learners import meg
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 BATCH, LATENT, RATE = 32, 4, 0.05
 
 
@@ -57,12 +59,6 @@ def spec(normalise):
         generator_optimizer=sgd,
         statistics_optimizer=sgd,
     )
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def started(spec, mesh):

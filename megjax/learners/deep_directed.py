@@ -13,21 +13,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen, struct
+from flax import linen
 
 from megjax import objectives
 from megjax.learners import learner
 from megjax.learners.learner import (
     Learner,
     Player,
+    TwoPlayers,
     averaged,
     energy,
     latents,
     norm,
-    player,
+    two_players,
     updated,
     weight_norms,
-    weights,
 )
 from megjax.types import Array, Key, Metrics, PyTree
 
@@ -79,15 +79,6 @@ class Spec(NamedTuple):
     generator_optimizer: optax.GradientTransformation = optax.adagrad(0.01)
 
 
-@struct.dataclass
-class State:
-    """The two players; `average`: None, or their averaged weights."""
-
-    energy: Player
-    generator: Player
-    average: PyTree = None
-
-
 def deep_directed(spec: Spec) -> Learner:
     """The learner of a specification.
 
@@ -95,7 +86,7 @@ def deep_directed(spec: Spec) -> Learner:
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
     """
     return Learner(
-        init=partial(init, spec),
+        init=partial(two_players, spec),
         step=partial(step, spec),
         sample=partial(sample, spec),
         energy=partial(energy, spec),
@@ -105,29 +96,17 @@ def deep_directed(spec: Spec) -> Learner:
     )
 
 
-def init(spec: Spec, key: Key, x: Array) -> State:
-    """Fresh players for data of the form of x [B, ...]."""
-    key_energy, key_generator = jax.random.split(key)
-    u = jnp.zeros((len(x), spec.latent_dim))
-    generator = spec.generator.init(key_generator, u, train=False)
-    state = State(
-        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
-        generator=player(generator, spec.generator_optimizer),
-    )
-    return state.replace(average=weights(state)) if spec.average_decay else state
-
-
 def uniform(spec: Spec, z: Array) -> Array:
     """Standard normals as uniform variables on [-c, c], element by element (eq. 3)."""
     return spec.latent_bound * jax.scipy.special.erf(z / math.sqrt(2))
 
 
-def generate(spec: Spec, state: State, z: Array) -> Array:
+def generate(spec: Spec, state: TwoPlayers, z: Array) -> Array:
     """Samples [B, ...] of latents z [B, k], with running batch statistics."""
     return learner.generate(spec, state, uniform(spec, z))
 
 
-def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
+def sample(spec: Spec, key: Key, state: TwoPlayers, num: int) -> Array:
     """Samples of the generator [num, ...]."""
     return generate(spec, state, latents(spec, key, num))
 
@@ -140,7 +119,9 @@ def generated(
     return learner.generated(spec, generator, params, u)
 
 
-def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+def step(
+    spec: Spec, key: Key, state: TwoPlayers, x: Array
+) -> tuple[TwoPlayers, Metrics]:
     """One iteration, the energy before the generator: x [K, B, ...] -> (state, metrics).
 
     Updates alternate, each with fresh latents.
@@ -154,8 +135,8 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
 
 
 def energy_update(
-    spec: Spec, key: Key, state: State, x: Array
-) -> tuple[State, Metrics]:
+    spec: Spec, key: Key, state: TwoPlayers, x: Array
+) -> tuple[TwoPlayers, Metrics]:
     """One descent of the energy at data minus that at samples (equations 1 and 4)."""
     fake, generator = generated(
         spec, key, state.generator, state.generator.params, len(x)
@@ -188,8 +169,8 @@ def _energies(spec: Spec, energy_fn: Callable, x: Array) -> tuple[Array, Array]:
 
 
 def generator_update(
-    spec: Spec, key: Key, state: State, num: int
-) -> tuple[State, Metrics]:
+    spec: Spec, key: Key, state: TwoPlayers, num: int
+) -> tuple[TwoPlayers, Metrics]:
     """One descent of the energy at samples (equation 5), less the entropy."""
 
     def loss(params):

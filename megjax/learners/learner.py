@@ -1,7 +1,8 @@
 """What every training method offers, and what those with a generator share.
 
-The functions from `latents` on take the method's specification (`energy`, `generator`,
-`latent_dim`, `average_decay`) and state (players `energy` and `generator`, `average`).
+The functions from `two_players` on take the method's specification (`energy` and
+`generator`, their optimizers, `latent_dim`, `average_decay`) and state (players `energy`
+and `generator`, `average`).
 """
 
 from collections.abc import Callable
@@ -63,6 +64,15 @@ def player(variables: PyTree, optimizer: optax.GradientTransformation) -> Player
     return Player(params, rest, optimizer.init(params))
 
 
+@struct.dataclass
+class TwoPlayers:
+    """The state of a game of two; `average`: None, or their averaged weights."""
+
+    energy: Player
+    generator: Player
+    average: PyTree = None
+
+
 def updated(
     player: Player, gradients: PyTree, optimizer: optax.GradientTransformation
 ) -> Player:
@@ -71,6 +81,18 @@ def updated(
     return player.replace(
         params=optax.apply_updates(player.params, updates), optimizer=state
     )
+
+
+def two_players(spec: NamedTuple, key: Key, x: Array) -> TwoPlayers:
+    """Fresh players of a game of two for data of the form of x [B, ...]."""
+    key_energy, key_generator = jax.random.split(key)
+    z = jnp.zeros((len(x), spec.latent_dim))
+    generator = spec.generator.init(key_generator, z, train=False)
+    state = TwoPlayers(
+        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
+        generator=player(generator, spec.generator_optimizer),
+    )
+    return state.replace(average=weights(state)) if spec.average_decay else state
 
 
 def latents(spec: NamedTuple, key: Key, num: int) -> Array:

@@ -11,25 +11,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen, struct
+from flax import linen
 
 from megjax import objectives, parallel
 from megjax.learners.learner import (
     Learner,
-    Player,
+    TwoPlayers,
     averaged,
     energy,
     generate,
     generated,
     latents,
     norm,
-    player,
     sample,
+    two_players,
     updated,
     weight_norms,
-    weights,
 )
-from megjax.types import Array, Key, Metrics, PyTree
+from megjax.types import Array, Key, Metrics
 
 
 def between(key: Key, real: Array, fake: Array) -> Array:
@@ -84,19 +83,10 @@ class Spec(NamedTuple):
     generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
 
 
-@struct.dataclass
-class State:
-    """The two players; `average`: None, or their averaged weights."""
-
-    energy: Player
-    generator: Player
-    average: PyTree = None
-
-
 def wgan_gp(spec: Spec) -> Learner:
     """The learner of a specification."""
     return Learner(
-        init=partial(init, spec),
+        init=partial(two_players, spec),
         step=partial(step, spec),
         sample=partial(sample, spec),
         energy=partial(energy, spec),
@@ -106,30 +96,20 @@ def wgan_gp(spec: Spec) -> Learner:
     )
 
 
-def init(spec: Spec, key: Key, x: Array) -> State:
-    """Fresh players for data of the form of x [B, ...]."""
-    key_energy, key_generator = jax.random.split(key)
-    z = jnp.zeros((len(x), spec.latent_dim))
-    generator = spec.generator.init(key_generator, z, train=False)
-    state = State(
-        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
-        generator=player(generator, spec.generator_optimizer),
-    )
-    return state.replace(average=weights(state)) if spec.average_decay else state
-
-
-def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+def step(
+    spec: Spec, key: Key, state: TwoPlayers, x: Array
+) -> tuple[TwoPlayers, Metrics]:
     """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
     key_energy, key_generator = jax.random.split(key)
     state, found = energy_updates(spec, key_energy, state, x)
-    state, norm = generator_update(spec, key_generator, state, x.shape[1])
+    state, slope = generator_update(spec, key_generator, state, x.shape[1])
     state = averaged(spec, state)
-    return state, found | norm | weight_norms(state)
+    return state, found | slope | weight_norms(state)
 
 
 def energy_updates(
-    spec: Spec, key: Key, state: State, x: Array
-) -> tuple[State, Metrics]:
+    spec: Spec, key: Key, state: TwoPlayers, x: Array
+) -> tuple[TwoPlayers, Metrics]:
     """K updates, one for each batch of x [K, B, ...] (lines 2 to 10).
 
     Unrolled: convolutions inside a loop are slow on CPU. Metrics of the last update.
@@ -140,8 +120,8 @@ def energy_updates(
 
 
 def energy_update(
-    spec: Spec, key: Key, state: State, x: Array
-) -> tuple[State, Metrics]:
+    spec: Spec, key: Key, state: TwoPlayers, x: Array
+) -> tuple[TwoPlayers, Metrics]:
     """One descent of E at data minus E at samples, plus the penalty between them."""
     key_latents, key_interpolation = jax.random.split(key)
     z = latents(spec, key_latents, len(x))
@@ -173,8 +153,8 @@ def energy_update(
 
 
 def generator_update(
-    spec: Spec, key: Key, state: State, num: int
-) -> tuple[State, Metrics]:
+    spec: Spec, key: Key, state: TwoPlayers, num: int
+) -> tuple[TwoPlayers, Metrics]:
     """One descent of E at samples (lines 11 and 12)."""
     z = latents(spec, key, num)
 

@@ -14,17 +14,10 @@ from megjax.data import images
 from megjax.data.dataset import LabelledExamples
 from megjax.evaluation import classifier
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPE = classifier.Recipe(width=8, num_epochs=14, batch_size=50, shift=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """The programs run for a second: to optimise them takes longer."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,10 @@ from megjax.energies import dbm, exact, rbm, units
 from megjax.evaluation import likelihood, restoration
 from megjax.learners import contrastive, learner
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (2, 3, 1)
 FAMILY = rbm.family(6, 4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """These programs take longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def machine(family, seed=0):

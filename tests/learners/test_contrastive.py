@@ -13,21 +13,9 @@ from megjax.energies import exact, rbm, units
 from megjax.learners import contrastive, proximal
 from megjax.samplers import mala
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FAMILY = rbm.family(5, 3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly():
-    """These programs take longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def machine(seed=0, scale=1.0):

@@ -15,6 +15,8 @@ from megjax import objectives, sampling
 from megjax.learners import deep_directed
 from megjax.networks import experts, mlp
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 RATE = 0.1
 
 
@@ -30,12 +32,6 @@ def spec(**changes):
         energy_optimizer=optax.sgd(RATE),
         generator_optimizer=optax.sgd(RATE),
     )._replace(**changes)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture

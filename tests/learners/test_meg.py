@@ -16,6 +16,8 @@ import pytest
 from megjax import objectives
 from megjax.learners import meg
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 RATE = 0.1
 
 
@@ -70,12 +72,6 @@ def spec(**changes):
         generator_optimizer=sgd,
         statistics_optimizer=sgd,
     )._replace(**changes)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture

@@ -14,19 +14,12 @@ from megjax.learners import proposal
 from megjax.networks import proposal as networks
 from megjax.samplers import neural
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RATE = 0.5
 BETA = 0.3
 BATCH = 6
 MOON = targets.moon()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Programs that run once compile for longer than they run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def normal(key, num):

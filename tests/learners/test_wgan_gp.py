@@ -16,6 +16,8 @@ from megjax import parallel
 from megjax.learners import wgan_gp
 from megjax.networks import heads, mlp
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 RATE = 0.1
 PENALTIES = [wgan_gp.PER_EXAMPLE, wgan_gp.PER_PIXEL]
 
@@ -65,12 +67,6 @@ def spec(**changes):
         energy_optimizer=optax.sgd(RATE),
         generator_optimizer=optax.sgd(RATE),
     )._replace(**changes)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture
@@ -168,7 +164,7 @@ def test_metrics_of_a_linear_energy_by_hand(x):
 def test_generator_descends_the_energy():
     """E = w x has the gradient w in the offset of G(z) = z + offset."""
     chosen = spec(energy=Linear(), generator=Shift(), num_energy_updates=1)
-    state = wgan_gp.init(chosen, jax.random.key(0), jnp.zeros((4, 3)))
+    state = wgan_gp.wgan_gp(chosen).init(jax.random.key(0), jnp.zeros((4, 3)))
     after, metrics = wgan_gp.generator_update(chosen, jax.random.key(1), state, 8)
     w = state.energy.params["w"]
     close(after.generator.params["offset"], -RATE * w)
@@ -184,7 +180,7 @@ def test_every_forward_pass_moves_the_batch_statistics():
 
 def descended(chosen, real, num):
     """Energy after `num` updates against a generator that stands still; metrics."""
-    state = wgan_gp.init(chosen, jax.random.key(0), real)
+    state = wgan_gp.wgan_gp(chosen).init(jax.random.key(0), real)
 
     def update(state, key):
         return wgan_gp.energy_update(chosen, key, state, real)
@@ -238,7 +234,7 @@ def test_per_pixel_penalty_lets_images_slope_by_the_root_of_their_pixels():
     chosen = spec(energy=Linear(), generator=Dense((2, 2, 1)), penalty_weight=1.0)
     sizes = []
     for penalty in PENALTIES:
-        state = wgan_gp.init(chosen, jax.random.key(0), real)
+        state = wgan_gp.wgan_gp(chosen).init(jax.random.key(0), real)
         # Samples equal to the data: a contrast of 0.
         frozen = jax.tree.map(jnp.zeros_like, state.generator.params)
         state = state.replace(generator=state.generator.replace(params=frozen))

@@ -10,6 +10,8 @@ from jax import lax
 
 from megjax.networks import convolution
 
+pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
+
 # (side, channels, features, kernel, stride, padding): every geometry of dcgan and
 # ladder, on both sides of the thresholds that choose a formulation.
 GEOMETRIES = [
@@ -24,12 +26,6 @@ GEOMETRIES = [
     (16, 6, 2, 3, 1, 1),
     (4, 2, 3, 3, 1, 1),
 ]
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ import pytest
 
 from megjax.networks import dcgan, heads
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 
 

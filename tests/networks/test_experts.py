@@ -10,6 +10,8 @@ from flax import linen
 
 from megjax.networks import experts
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 
 class Identity(linen.Module):
     """Features that are the flattened examples."""
@@ -17,12 +19,6 @@ class Identity(linen.Module):
     @linen.compact
     def __call__(self, x):
         return x.reshape(len(x), -1)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def params(weights, bias, **others):

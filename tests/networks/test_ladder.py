@@ -7,6 +7,8 @@ import pytest
 
 from megjax.networks import heads, ladder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 
 

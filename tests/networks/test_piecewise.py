@@ -10,6 +10,8 @@ import pytest
 from megjax import objectives
 from megjax.networks import heads, ladder, mlp, piecewise
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WEIGHT = 0.3
 
 

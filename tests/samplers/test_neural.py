@@ -13,6 +13,8 @@ from megjax.data import targets
 from megjax.networks import proposal
 from megjax.samplers import kernel, mala, neural
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DIM = 3
 COVARIANCE = np.array([[1.0, 0.6, 0.0], [0.6, 2.0, -0.5], [0.0, -0.5, 0.5]])
 PRECISION = np.linalg.inv(COVARIANCE)
@@ -46,15 +48,6 @@ def vectors(gradient="displaced", num_steps=2, **fields):
 def images(gradient="displaced", num_steps=1):
     fields = {"shape": (4, 4, 2), "width": 4, "num_steps": num_steps}
     return proposal.Images(gradient=gradient, **fields)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Programs that run once compile for longer than they run."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random_flow(gradient="displaced", **fields):
