@@ -11,7 +11,7 @@ Measured: 3 minutes on one shared CPU core; bound on the test log-likelihood -79
 import jax
 
 from configs import base, rbm_mnist
-from megjax.energies import dbm
+from megjax.energies import dbm, units
 from megjax.evaluation import likelihood
 from megjax.experiment import Experiment
 from megjax.learners import contrastive, learner, stages
@@ -36,10 +36,12 @@ def build(config):
     """The deep machine on the rounded training images."""
     check(config)
     split, test = rbm_mnist.mnist(config)
-    family, trained = pretrained(config, split)
+    coding = contrastive.bits(split.train.shape)
+    bias = rbm_mnist.base_rates(split)
+    family, trained = pretrained(config, coding, visible_bias=bias)
     model = likelihood.Model(
         family,
-        contrastive.bits(split.train.shape),
+        coding,
         params=lambda state: state.states[-1].model.params,
     )
     return Experiment(
@@ -62,14 +64,15 @@ def check(config):
         )
 
 
-def pretrained(config, split):
-    """(the deep family, the learner that trains its layers and then all of it)."""
-    bias = rbm_mnist.base_rates(split)
-    sizes = (len(bias), config.num_hidden_1, config.num_hidden_2)
-    options = {"visible_bias": bias}
+def pretrained(config, coding, *, visible_bias, kind=units.BERNOULLI):
+    """(the deep family, the learner that trains its layers and then all of it).
+
+    kind: of all units. visible_bias [n]: the first ones.
+    """
+    sizes = (len(visible_bias), config.num_hidden_1, config.num_hidden_2)
+    options = {"visible_bias": visible_bias, "visible": kind, "hidden": kind}
     lower, upper = dbm.stack(sizes, **options)
     family = dbm.family(sizes, num_updates=config.num_mean_field_updates, **options)
-    coding = contrastive.bits(split.train.shape)
     num = config.num_pretraining_steps
     first = rbm_mnist.specification(config, lower, coding, num_steps=num)
     second = rbm_mnist.specification(config, upper, contrastive.IDENTITY, num_steps=num)
@@ -91,7 +94,7 @@ def pretrained(config, split):
         params = dbm.compose([states[0].model.params, states[1].model.params])
         key_image, key_units = jax.random.split(key)
         means = lower.mean(states[0].model.params, states[0].particles)
-        v = jax.random.bernoulli(key_image, means).astype(means.dtype)
+        v = kind.sample(key_image, kind.field(means), 1.0)
         optimizer = together.optimizer.init(params)
         return own.replace(
             model=learner.Player(params, {}, optimizer),

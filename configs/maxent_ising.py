@@ -8,8 +8,9 @@ Maximum entropy given the mean of every spin and of every product of neighbours 
 et al. 2019, section 15): one coupling for each of 3200 bonds, all of them 1 / T in
 truth. The argument is the temperature of notebook 18: 1.75, 2.25 or 2.75.
 
-Measured at 2.75: 49 seconds for 300 iterations on one CPU core, which suffice; mean
-coupling 0.3633 with a standard error of 0.0002, for 1 / T = 0.3636.
+Measured at 1.75 and 2.25: one or two minutes on a shared CPU core; mean couplings
+0.5730 and 0.4448 with standard errors of 0.0008 and 0.0003, for 1 / T = 0.5714 and
+0.4444; energies and magnetisations of fantasies within 2.5 standard errors of the data.
 """
 
 import jax.numpy as jnp
@@ -25,7 +26,11 @@ TEMPERATURES = ("1.75", "2.25", "2.75")
 
 
 def get_config(temperature="2.75"):
-    """Persistent chains and a rate that falls to 0, so that the noise averages out."""
+    """Chains that restart at the data, and a rate that falls to 0 against their noise.
+
+    Persistent chains start disordered. Below the critical temperature they then freeze
+    in domains, and the couplings grow far too large to melt these.
+    """
     if temperature not in TEMPERATURES:
         raise ValueError(
             f"temperature {temperature!r}: choose one of {', '.join(TEMPERATURES)}"
@@ -37,15 +42,16 @@ def get_config(temperature="2.75"):
     config.contrast.update(
         {
             "num_chains": 500,
+            "persistent": False,
             "method": "sgd",
             "learning_rate": 0.3,
             "num_sample_sweeps": 1000,
         }
     )
     config.evaluation = {"num_fantasies": 500}
-    config.train.num_steps = 1000
+    config.train.num_steps = 600
     config.train.log_every = 100
-    config.train.evaluate_every = 1000
+    config.train.evaluate_every = 600
     config.build = build
     return config
 

@@ -9,18 +9,22 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     "types": 0,
     "parallel": 0,
+    "processes": 0,
     "command": 0,
+    "threefry": 0,
     "objectives": 1,
     "networks": 1,
     "energies": 1,
     "data": 1,
     "plotting": 1,
+    "chunks": 1,
     "samplers": 2,
     "learners": 3,
     "evaluation": 4,
     "experiment": 4,
     "checkpoint": 4,
     "metrics": 4,
+    "journal": 4,
     "training": 5,
     "sampling": 5,
     "detector": 6,
@@ -72,3 +76,20 @@ def test_violations_are_seen():
     assert violations("learners", "import configs.base") == ["configs"]
     assert violations("training", "from megjax import sampling") == ["sampling"]
     assert violations("learners", "from megjax.samplers import mala") == []
+
+
+def importers(name):
+    """Files of megjax that import a module of the standard library."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            names.append(getattr(node, "module", None) or "")
+            if name in [text.partition(".")[0] for text in names]:
+                yield str(path.relative_to(ROOT / "megjax"))
+
+
+def test_pickles_and_the_network_have_no_other_door():
+    # There is a restricted reader; downloads are TFDS's and scikit-learn's, on demand.
+    assert set(importers("pickle")) == {"evaluation/tensors.py"}
+    for name in ("urllib", "requests", "http", "shelve", "marshal", "joblib"):
+        assert not list(importers(name))

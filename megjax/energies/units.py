@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from megjax import threefry
 from megjax.types import Array, Key
 
 
@@ -82,9 +83,18 @@ def _log_ways(fractions: Array, copies: int) -> Array:
     return total - jnp.sum(log_factorials, (-2, -1))
 
 
+@jax.custom_jvp
+def _softplus(t: Array) -> Array:
+    """log(1 + exp(t)), whose derivative costs one exponential instead of three."""
+    return jax.nn.softplus(t)
+
+
+_softplus.defjvps(lambda tangent, _, t: jax.nn.sigmoid(t) * tangent)
+
+
 def _mean_below(key: Key, probs: Array, copies: int) -> Array:
     """How often, among copies, a uniform number falls below `probs`."""
-    uniforms = jax.random.uniform(key, (copies, *probs.shape), probs.dtype)
+    uniforms = threefry.uniform(key, (copies, *probs.shape), probs.dtype)
     return jnp.mean(uniforms < probs, 0, dtype=probs.dtype)
 
 
@@ -94,7 +104,7 @@ def _bernoulli(copies: int) -> Kind:
         width=1,
         states=np.arange(copies + 1)[:, None] / copies,
         reference=lambda x: -_log_ways(jnp.stack([x, 1 - x], -1), copies),
-        cumulant=lambda t: copies * jnp.sum(jax.nn.softplus(t / copies), -1),
+        cumulant=lambda t: copies * jnp.sum(_softplus(t / copies), -1),
         mean=lambda t: jax.nn.sigmoid(t / copies),
         sample=lambda key, t, inverse_temperature: _mean_below(
             key, jax.nn.sigmoid(rows(inverse_temperature) * t / copies), copies
@@ -168,8 +178,8 @@ def potts(num_states: int, *, copies: int = 1) -> Kind:
 
     def sample(key: Key, t: Array, inverse_temperature: Array) -> Array:
         cumulative = jnp.cumsum(probs(rows(inverse_temperature) * t), -1)[..., :-1]
-        shape = (copies, *cumulative.shape[:-1], 1)
-        uniforms = jax.random.uniform(key, shape, t.dtype)
+        shape = (copies, *cumulative.shape[:-1])
+        uniforms = threefry.uniform(key, shape, t.dtype)[..., None]
         index = jnp.sum(uniforms >= cumulative, -1)
         one_hot = jax.nn.one_hot(index, num_states, dtype=t.dtype)
         return jnp.mean(one_hot, 0).reshape(t.shape)

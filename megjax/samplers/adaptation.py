@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax.samplers import threefry
+from megjax import threefry
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, Key, PyTree
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from megjax.samplers import kernel, mala, metric, threefry
+from megjax import threefry
+from megjax.samplers import kernel, mala, metric
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 TARGET_ACCEPTANCE = 0.55

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax.samplers import threefry
+from megjax import threefry
 from megjax.types import Array, Key, PyTree
 
 
@@ -90,7 +90,7 @@ def noise(key: Key, position: Array) -> tuple[Array, Array]:
     most of the cost of a step, and a key for each would be three more hashes.
     """
     dtype = jnp.float64 if position.dtype == jnp.float64 else jnp.float32
-    uniform = _uniforms(key, position.size + 1, dtype)
+    uniform = threefry.uniform(key, (position.size + 1,), dtype)
     lowest = jnp.nextafter(jnp.asarray(-1, dtype), jnp.asarray(0, dtype))
     # Rounding may not take the left end, where the inverse is infinite.
     symmetric = jnp.maximum(lowest, 2 * uniform[1:] - 1)
@@ -98,15 +98,6 @@ def noise(key: Key, position: Array) -> tuple[Array, Array]:
     # 1 - u of a uniform u on [0, 1) is never 0.
     shaped = normal.astype(position.dtype).reshape(position.shape)
     return shaped, jnp.log1p(-uniform[0])
-
-
-def _uniforms(key, num, dtype) -> Array:
-    """Uniform on [0, 1): [num]."""
-    if dtype != jnp.float32:
-        return jax.random.uniform(key, (num,), dtype)
-    # Random mantissas of numbers in [1, 2).
-    words = (threefry.bits(key, num) >> np.uint32(9)) | np.uint32(0x3F800000)
-    return jax.lax.bitcast_convert_type(words, jnp.float32) - 1
 
 
 def chain(

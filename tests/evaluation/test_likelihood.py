@@ -94,6 +94,7 @@ def test_annealing_finds_the_partition_function_of_a_lattice(beta):
     """Of 4 x 4 spins, by all 2^16 states and by Kaufman's formula; there and back."""
     family = ising.family(16, edges=ising.square_lattice(4))
     params = {"bias": jnp.zeros(16), "couplings": jnp.full((32, 1, 1), beta)}
+    base = {"bias": jnp.linspace(-0.3, 0.3, 16), "couplings": jnp.zeros((32, 1, 1))}
     energy_fn = functools.partial(family.energy, params)
     truth = float(exact.distribution(energy_fn, units.SPIN, 16).log_partition)
     with jax.enable_x64(True):
@@ -106,6 +107,7 @@ def test_annealing_finds_the_partition_function_of_a_lattice(beta):
             family,
             params,
             up,
+            base=base,
             values=likelihood.SPINS,
             num_steps=500,
             num_sweeps=num_sweeps,

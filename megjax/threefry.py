@@ -6,9 +6,12 @@ costs a step of a small Markov chain more than the density; written out, the has
 with what uses it, and both words of a hash are used where `jax.random` keeps one.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from megjax.types import Array, Key
 
@@ -25,18 +28,31 @@ def fold_in(key: Key, index: Array) -> Key:
     return jax.random.wrap_key_data(jnp.stack([first, second]), impl=_impl(key))
 
 
-def bits(key: Key, num: int) -> Array:
-    """Random words uint32 [num].
+def uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Uniform on [0, 1), of a shape with at least one axis.
 
-    Not those of `jax.random.bits`, except for keys of other generators.
+    Not the numbers of `jax.random.uniform`, except in other types than float32.
+    """
+    if dtype != jnp.float32:
+        return jax.random.uniform(key, shape, dtype)
+    # Random mantissas of numbers in [1, 2).
+    words = (bits(key, shape) >> np.uint32(9)) | np.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(words, jnp.float32) - 1
+
+
+def bits(key: Key, shape: tuple[int, ...]) -> Array:
+    """Random words uint32, of a shape with at least one axis.
+
+    Not those of `jax.random.bits`, except for keys of other generators. Along the last
+    axis come the first words of all hashes, then the second ones.
     """
     if not _is_threefry(key):
-        return jax.random.bits(key, (num,), jnp.uint32)
+        return jax.random.bits(key, shape, jnp.uint32)
     words = jax.random.key_data(key)
-    half = (num + 1) // 2
-    counts = jnp.arange(2 * half, dtype=jnp.uint32)
-    pair = hashed(words[0], words[1], counts[:half], counts[half:])
-    return jnp.concatenate(pair)[:num]
+    half = (*shape[:-1], (shape[-1] + 1) // 2)
+    counts = jax.lax.iota(jnp.uint32, 2 * math.prod(half)).reshape(2, *half)
+    pair = hashed(words[0], words[1], *counts)
+    return jnp.concatenate(pair, -1)[..., : shape[-1]]
 
 
 def hashed(

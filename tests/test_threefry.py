@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from megjax.samplers import threefry
+from megjax import threefry
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_fold_in_is_that_of_jax(impl):
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-@pytest.mark.parametrize("num", [1, 2, 5])
-def test_bits_are_distinct_words(impl, num):
+@pytest.mark.parametrize("shape", [(1,), (2,), (5,), (3, 4), (1, 2, 3)])
+def test_bits_are_distinct_words(impl, shape):
     keys = jax.random.split(jax.random.key(0, impl=impl), 1000)
-    words = np.asarray(jax.vmap(lambda key: threefry.bits(key, num))(keys))
-    assert words.shape == (1000, num) and words.dtype == np.uint32
-    assert len(np.unique(words)) > 1000 * num - 5
+    words = np.asarray(jax.vmap(lambda key: threefry.bits(key, shape))(keys))
+    assert words.shape == (1000, *shape) and words.dtype == np.uint32
+    assert len(np.unique(words)) > words.size - 5
     assert stats.kstest(words.ravel() / 2.0**32, "uniform").pvalue > 1e-3
 
 
@@ -52,4 +52,22 @@ def test_words_of_one_key_are_those_of_a_hash_of_counts():
         *jax.random.key_data(key), jnp.uint32([0, 1]), jnp.uint32([2, 3])
     )
     expected = np.concatenate([first, second])[:3]
-    np.testing.assert_array_equal(threefry.bits(key, 3), expected)
+    np.testing.assert_array_equal(threefry.bits(key, (3,)), expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_uniforms_have_the_moments_of_the_unit_interval(dtype):
+    u = threefry.uniform(jax.random.key(5), (100, 999), dtype)
+    assert u.shape == (100, 999) and u.dtype == dtype
+    assert 0 <= u.min() and u.max() < 1
+    u = np.asarray(u, np.float64)
+    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-3
+    # Neighbours along either axis, and the halves of a row, know nothing of each other.
+    for a, b in ((u[1:], u[:-1]), (u[:, 1:], u[:, :-1]), (u[:, :499], u[:, 500:])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)
+
+
+def test_uniforms_take_their_bits_from_the_top():
+    key = jax.random.key(2)
+    words = np.asarray(threefry.bits(key, (2, 3)))
+    np.testing.assert_array_equal(threefry.uniform(key, (2, 3)), (words >> 9) / 2.0**23)
