@@ -14,24 +14,30 @@ from megjax import command
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 ONLY = flags.DEFINE_list("only", [], "Names of evaluations; default all.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the config; repeatable.")
-SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
 OUT = flags.DEFINE_string("out", None, "Directory; default evaluation/ in the run.")
 
 
 def main() -> None:
-    """Restores the run, evaluates, writes, prints."""
+    """Restores the run, evaluates, writes, prints.
+
+    Of several processes the main one evaluates, on its own devices.
+    """
     # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax import evaluating, experiment, training
+    from megjax import evaluating, experiment, processes, training
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "evaluation")
     restored = training.restore(workdir, SET.value)
+    if not processes.is_main():
+        return
+    reports = evaluating.evaluate(restored, ONLY.value, out, seed=SEED.value)
     print(f"{workdir} at step {restored.step}; results in {out}/")
-    for name, report in evaluating.evaluate(restored, ONLY.value, out, seed=SEED.value):
+    for name, report in reports:
         print(name)
         for metric, value in report.metrics.items():
             print(f"  {metric:36} {value:.6g}")
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, distributed=True)

@@ -3,10 +3,13 @@
 Draws from the generator, walks by MALA in latent space, and leaves pictures, arrays and
 a report in --out. --space=data walks on x, --space=none only draws. --kernel=neural
 walks by a trained proposal: that of the run --proposal, by default of the run itself.
---space=data --kernel=gibbs sweeps the units of a Boltzmann machine.
+--space=data --kernel=gibbs sweeps the units of a Boltzmann machine. A walk of over a
+minute is kept in --out/chunks: killed and started again, it goes on.
 """
 
+import functools
 import pathlib
+import sys
 
 from absl import flags
 
@@ -14,6 +17,13 @@ from megjax import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain.")
+BURN_IN = flags.DEFINE_integer("burn_in", 0, "Steps before them, thrown away.")
+THIN = flags.DEFINE_integer(
+    "thin", None, "Steps to a record; default: 1, or what makes 10,000 records at most."
+)
+KEEP_DRAWS = flags.DEFINE_bool(
+    "keep_draws", False, "Keep the positions of all records, too, in --out/chunks."
+)
 STEP_SIZE = flags.DEFINE_float("step_size", None, "Default: tuned in a warm-up.")
 INVERSE_TEMPERATURE = flags.DEFINE_float(
     "inverse_temperature", 1.0, "Factor of the energy; 0 gives the generator back."
@@ -27,15 +37,22 @@ KERNEL = flags.DEFINE_enum(
 )
 PROPOSAL = flags.DEFINE_string("proposal", None, "Run that trained a neural kernel.")
 NUM = flags.DEFINE_integer("num", 64, "Samples, one chain each.")
-SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
 OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
 
 
-def kernel(restored):
-    """(kernel_fn, target acceptance) of --kernel for `sampling.run`."""
-    from megjax import sampling, training
+def kernel(restored, proposal):
+    """(kernel_fn, target acceptance) of --kernel for `sampling.run`.
+
+    proposal: the run that trained a neural kernel.
+    """
+    from megjax import sampling
     from megjax.samplers import hmc, mala, rwm
 
+    if PROPOSAL.value and KERNEL.value != "neural":
+        raise ValueError(f"--proposal={PROPOSAL.value}: give --kernel=neural with it")
+    if KERNEL.value in ("gibbs", "neural") and STEP_SIZE.value is not None:
+        raise ValueError(f"--kernel={KERNEL.value} has no --step_size: leave it out")
     if KERNEL.value == "gibbs":
         if INVERSE_TEMPERATURE.value != 1 or SPACE.value != "data":
             raise ValueError(
@@ -44,41 +61,81 @@ def kernel(restored):
             )
         return sampling.trained(restored.experiment.learner, restored.state), None
     if KERNEL.value == "neural":
-        if PROPOSAL.value:
-            restored = training.restore(pathlib.Path(PROPOSAL.value))
-        return sampling.trained(restored.experiment.learner, restored.state), None
+        return sampling.trained(proposal.experiment.learner, proposal.state), None
     module = {"mala": mala, "rwm": rwm, "hmc": hmc}[KERNEL.value]
     return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
 
 
-def main() -> None:
-    """Restores the run, samples, writes, prints."""
+def labels(restored, proposal):
+    """What tells a walk from others, beside the settings of `sampling.run`."""
+    from megjax import checkpoint
+
+    def checkpoint_of(run):
+        digest = checkpoint.state_digest(run.state)
+        return f"step {run.step}, sha256 {digest[:12]}"
+
+    neural = KERNEL.value == "neural"
+    return {
+        "checkpoint": checkpoint_of(restored),
+        "kernel": KERNEL.value,
+        "proposal": checkpoint_of(proposal) if neural else None,
+    }
+
+
+def main() -> int:
+    """Restores the run, samples, writes, prints; the exit status.
+
+    Of several processes the main one walks, on its own devices.
+    """
     # Imported after the flags, so that --help and mistakes answer at once.
     import jax
 
-    from megjax import experiment, sampling, training
+    from megjax import experiment, journal, processes, sampling, training
+    from megjax.evaluation import walks
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "samples")
-    restored = training.restore(workdir)
-    kernel_fn, target_acceptance = kernel(restored)
-    walk = sampling.run(
-        jax.random.key(SEED.value),
-        restored.experiment.learner,
-        restored.state,
-        space=SPACE.value,
-        num=NUM.value,
-        steps=STEPS.value,
-        step_size=STEP_SIZE.value,
-        inverse_temperature=INVERSE_TEMPERATURE.value,
-        prior=PRIOR.value,
-        kernel_fn=kernel_fn,
-        target_acceptance=target_acceptance,
-    )
-    report = sampling.write(walk, out)
+    restored = proposal = training.restore(workdir)
+    if KERNEL.value == "neural" and PROPOSAL.value:
+        proposal = training.restore(pathlib.Path(PROPOSAL.value))
+    if not processes.is_main():
+        return 0
+    kernel_fn, target_acceptance = kernel(restored, proposal)
+    # Now, since a walk may take hours.
+    out.mkdir(parents=True, exist_ok=True)
+    told = functools.partial(labels, restored, proposal)
+    with (
+        training.interruption() as interrupted,
+        journal.opened(
+            out / "chunks", told, draws=KEEP_DRAWS.value, interrupted=interrupted
+        ) as kept,
+    ):
+        try:
+            walk = sampling.run(
+                jax.random.key(SEED.value),
+                restored.experiment.learner,
+                restored.state,
+                space=SPACE.value,
+                num=NUM.value,
+                steps=STEPS.value,
+                burn_in=BURN_IN.value,
+                thin=THIN.value,
+                step_size=STEP_SIZE.value,
+                inverse_temperature=INVERSE_TEMPERATURE.value,
+                prior=PRIOR.value,
+                kernel_fn=kernel_fn,
+                target_acceptance=target_acceptance,
+                kept=kept,
+            )
+        except journal.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.number
+        report = walks.write(walk, out)
+        kept.finish()
     print(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
-    print("\n".join(sampling.lines(report)))
+    print("\n".join(walks.lines(report)))
+    return 0
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, distributed=True)

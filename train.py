@@ -28,7 +28,9 @@ def main() -> int:
     workdir = pathlib.Path(WORKDIR.value or f"runs/{experiment.name(config_file)}")
     config = CONFIG.value
     try:
-        training.train(config, config.build(config), workdir, config_file=config_file)
+        training.train(
+            config, experiment.built(config), workdir, config_file=config_file
+        )
     except training.Stopped as stopped:
         print(f"{stopped}; the same command resumes", file=sys.stderr)
         return 128 + stopped.number
@@ -37,4 +39,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    command.run(main)
+    command.run(main, distributed=True, preemptible=True)

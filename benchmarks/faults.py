@@ -1,94 +1,201 @@
-"""Kills training at random moments, flips bits on disk, compares with an untouched run.
+"""What training survives: kills, signals, flipped bits, other devices, bad numbers.
 
-python -m benchmarks.faults --kills=5 --flips=60
+    python -m benchmarks.faults                      # everything; about 15 minutes
+    python -m benchmarks.faults --only=kills --kills=20
+
+kills: one run killed by SIGKILL at random moments ends in the bits of an untouched one,
+and every life resumes at the newest step that was on disk. signals: seconds from SIGTERM
+to an exit with everything saved. flips: one bit of a checkpoint at a time. topologies:
+the run goes on with other numbers of devices and processes. numbers: NaN in the weights
+of one player; all come back as they were.
 """
 
 import logging
+import os
 import pathlib
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
-from megjax import checkpoint, command, experiment, parallel, training
+import train
+from megjax import checkpoint, command, experiment, metrics, parallel, training
+from megjax.learners.learner import Learner
 
-CONFIG = flags.DEFINE_string("config", "configs/digits.py", "Experiment to train.")
-OVERRIDES = flags.DEFINE_list(
-    "overrides",
-    "width=16,batch_size=32,train.num_steps=600,train.save_every=20,train.log_every=10",
-    "Config fields, name=value.",
-)
-KILLS = flags.DEFINE_integer("kills", 5, "Times that training is killed.")
-FLIPS = flags.DEFINE_integer("flips", 60, "Bits to flip, one after the other.")
+KINDS = ("kills", "signals", "flips", "topologies", "numbers")
+ONLY = flags.DEFINE_list("only", list(KINDS), "Of " + ", ".join(KINDS))
+KILLS = flags.DEFINE_integer("kills", 200, "Times that training is killed.", 1)
+FLIPS = flags.DEFINE_integer("flips", 100, "Bits to flip, one after the other.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Of moments and bits.")
+
+CONFIG_FILE = "configs/toy_8gaussians.py"
+NUM_STEPS = 4000
+SETTINGS = {
+    "width": 16,
+    "batch_size": 16,
+    "meg.num_energy_updates": 1,
+    "train.num_steps": NUM_STEPS,
+    "train.log_every": 50,
+    "train.save_every": 50,
+    "train.evaluate_every": 10**6,
+}
+PROCESSES, DEVICES_EACH = 2, 4
 
 
 class Life(NamedTuple):
     """One process that trained: from its first step until it ended or was killed.
 
-    last: the last step it logged. seconds: since its first log line. digest: of the
-    final state, None where it was killed.
+    first: the step it resumed at. seconds: since its first log line, None where it was
+    killed before. digest: of the final state, None where it did not get there.
     """
 
-    first: int
-    last: int
-    seconds: float
+    first: int | None
+    status: int
+    seconds: float | None
     digest: str | None
+    text: str
 
 
-def life(arguments: list[str], kill_after: float | None = None) -> Life:
-    """Runs train.py; kills it some seconds after its first log line about a step.
+def life(arguments: list[str], stop: Callable[[Iterator[str]], int] | None = None):
+    """Runs train.py in a fork of this process, which has its imports done.
 
-    Raises RuntimeError with what it printed where it fails by itself.
+    stop: waits, given the lines that training prints, and returns the signal to send.
+    Raises RuntimeError with what was printed where training fails by itself.
     """
-    with subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=experiment.ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        lines = [process.stderr.readline()]
-        while lines[-1] and not re.search(r" step \d+/", lines[-1]):
-            lines.append(process.stderr.readline())
-        start = time.perf_counter()
-        if kill_after is not None:
-            time.sleep(kill_after)
-            process.kill()
-        text = "".join(lines) + process.stderr.read()
-    seconds = time.perf_counter() - start
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"train.py ended with {process.returncode}: {text}")
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(read)
+        _train(arguments, write)
+    os.close(write)
+    start, lines = None, []
+    with os.fdopen(read, errors="replace") as pipe:
+
+        def printed() -> Iterator[str]:
+            nonlocal start
+            for line in pipe:
+                lines.append(line)
+                if start is None and " step " in line:
+                    start = time.perf_counter()
+                yield line
+
+        if stop:
+            os.kill(child, stop(printed()))
+        for _ in printed():
+            pass
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    text = "".join(lines)
+    if status not in (0, -signal.SIGKILL, 128 + signal.SIGTERM):
+        raise RuntimeError(f"train.py ended with {status}: {text}")
     first = re.search(r"resuming at step (\d+)", text)
-    last = re.findall(r" step (\d+)/", text)
     digest = re.search(r"state sha256 (\w+)", text)
     return Life(
-        int(first[1]) if first else 0,
-        int(last[-1]) if last else 0,
-        seconds,
+        int(first[1]) if first else None,
+        status,
+        time.perf_counter() - start if start else None,
         digest[1] if digest else None,
+        text,
     )
 
 
-def killed(arguments: list[str], kills: int, seconds: float, rng) -> list[Life]:
-    """Lives of one run that is killed `kills` times, and one more that finishes it.
+def _train(arguments: list[str], output: int) -> None:
+    """train.py with its output to a pipe; does not return."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["train.py", *arguments]
+    flags.FLAGS.unparse_flags()
+    status = 99
+    try:
+        command.run(train.main)
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
-    seconds: what an untouched run takes. A life gets less than its share of them, so
-    that none finishes before its time.
+
+def arguments(workdir: pathlib.Path, **more) -> list[str]:
+    """The command line of the run that is mistreated here."""
+    fields = SETTINGS | more
+    line = [f"--config={CONFIG_FILE}", f"--workdir={workdir}"]
+    return line + [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def killed_after(seconds: float, starting: bool) -> Callable[[Iterator[str]], int]:
+    """SIGKILL some time after the start of the process, or of its iterations."""
+
+    def stop(lines: Iterator[str]) -> int:
+        for line in () if starting else lines:
+            if " step " in line:
+                break
+        time.sleep(seconds)
+        return signal.SIGKILL
+
+    return stop
+
+
+def kills(root: pathlib.Path, num: int, rng: random.Random) -> tuple[dict, bool]:
+    """Kills one run `num` times, one in four before its first step of that life.
+
+    Lives get shares of the time of an untouched run, so that none finishes early.
     """
-    share = seconds / (kills + 1)
-    lives = [life(arguments, rng.uniform(0, share)) for _ in range(kills)]
-    return [*lives, life(arguments)]
+    whole = life(arguments(root / "whole"))
+    share, newest = whole.seconds / (num + 1), 0
+    counts = {"kills": num, "unreadable": 0, "lost steps": 0, "lives that resumed": 0}
+    for _ in range(num):
+        starting = rng.random() < 0.25
+        seconds = rng.uniform(0, 3 if starting else share)
+        one = life(arguments(root / "killed"), killed_after(seconds, starting))
+        if one.first is not None:
+            counts["lost steps"] += one.first < newest
+            counts["lives that resumed"] += 1
+        counts["unreadable"] += "is damaged" in one.text
+        newest = max(steps(root / "killed"), default=0)
+    last = life(arguments(root / "killed"))
+    same = last.digest == whole.digest
+    counts["final sha256"] = "identical" if same else "DIFFERENT"
+    return counts, same and not counts["unreadable"] and not counts["lost steps"]
 
 
-def flips(workdir: pathlib.Path, num: int, rng) -> dict[str, int]:
+def steps(workdir: pathlib.Path) -> list[int]:
+    """The steps that are on disk, whole."""
+    names = (path.name for path in (workdir / checkpoint.DIRECTORY).glob("*"))
+    return [int(name) for name in names if name.isdigit()]
+
+
+def signals(root: pathlib.Path, num: int = 5) -> tuple[dict, bool]:
+    """Sends SIGTERM some time into as many lives of one run."""
+    spent, saved = [], 0
+
+    def stop(lines: Iterator[str]) -> int:
+        for line in lines:
+            if " step " in line:
+                break
+        time.sleep(0.3)
+        stop.sent = time.perf_counter()
+        return signal.SIGTERM
+
+    for _ in range(num):
+        one = life(arguments(root / "signalled", **{"train.num_steps": 10**6}), stop)
+        spent.append(time.perf_counter() - stop.sent)
+        step = re.search(r"SIGTERM: saved at step (\d+)", one.text)
+        saved += bool(step) and int(step[1]) in steps(root / "signalled")
+    counts = {"signals": num, "saved": saved, "seconds, longest": max(spent)}
+    return counts, saved == num and max(spent) < 5
+
+
+def flips(workdir: pathlib.Path, num: int, rng: random.Random) -> dict[str, int]:
     """How often a bit flipped in the newest checkpoint was seen, harmless or missed.
 
     First one in each of its files, then at random bytes. Seen: restored an earlier
@@ -105,6 +212,10 @@ def flips(workdir: pathlib.Path, num: int, rng) -> dict[str, int]:
     ]
     sizes = [path.stat().st_size for path in files]
     counts = {"seen": 0, "harmless": 0, "missed": 0}
+    # Else a warning for every bit that is seen.
+    log = logging.getLogger("megjax.checkpoint")
+    level = log.level
+    log.setLevel(logging.ERROR)
     for path in (files + rng.choices(files, sizes, k=num))[:num]:
         intact = path.read_bytes()
         _flip(path, rng.randrange(8 * len(intact)))
@@ -113,6 +224,7 @@ def flips(workdir: pathlib.Path, num: int, rng) -> dict[str, int]:
         same = checkpoint.state_digest(state) == digest
         kind = "seen" if step != newest else "harmless" if same else "missed"
         counts[kind] += 1
+    log.setLevel(level)
     return counts
 
 
@@ -123,37 +235,144 @@ def _flip(path: pathlib.Path, bit: int) -> None:
 
 
 def _restored(workdir, config, built):
+    """(state, step) of the newest intact checkpoint."""
     with (
         jax.set_mesh(parallel.data_mesh()),
         checkpoint.opened(workdir, keep=9, writable=False) as checkpoints,
     ):
-        return training.latest(checkpoints, config, built)
+        saved = training.latest(checkpoints, config, built)
+        return saved.state, saved.step
+
+
+def topologies(root: pathlib.Path) -> tuple[dict, bool]:
+    """Relative difference of the first loss after a run has moved to other devices.
+
+    The run is of eight devices; restores are bit-equal or refused, by digests.
+    """
+    short = {"train.num_steps": 100, "batch_size": 32}
+    on = {f"{n} devices": (1, n) for n in (1, 2, 4, 8)}
+    on[f"{PROCESSES} processes x {DEVICES_EACH}"] = (PROCESSES, DEVICES_EACH)
+    _launched(arguments(root / "eight", **short), 1, 8)
+    counts, reference = {}, None
+    for name, (num_processes, num_devices) in on.items():
+        workdir = root / name.replace(" ", "")
+        shutil.copytree(root / "eight", workdir)
+        more = short | {"train.num_steps": 101, "train.log_every": 1}
+        _launched(arguments(workdir, **more), num_processes, num_devices)
+        gap = metrics.read(workdir)[-1]["energy_gap"]
+        reference = gap if reference is None else reference
+        counts[name] = abs(gap - reference) / abs(reference)
+    return counts, max(counts.values()) < 1e-5
+
+
+def _launched(line: list[str], num_processes: int, num_devices: int) -> None:
+    """Runs train.py in so many processes with so many virtual devices each."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{one.getsockname()[1]}"
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)}
+    together = [f"--coordinator={address}", f"--num_processes={num_processes}"]
+    together = together if num_processes > 1 else []
+    running = [
+        subprocess.Popen(
+            [sys.executable, "train.py", *line, *together]
+            + ([f"--process_id={i}"] if together else []),
+            cwd=experiment.ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(num_processes)
+    ]
+    for process in running:
+        _, text = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"train.py ended with {process.returncode}: {text}")
+
+
+def numbers(root: pathlib.Path) -> tuple[dict, bool]:
+    """Whether a run whose player was struck by NaN goes on as if nothing had been.
+
+    The reference takes the same batches and noise from the last checkpoint on.
+    """
+    config = experiment.load(CONFIG_FILE, {})
+    short = {"train.num_steps": 200, "train.iterations_per_call_cpu": 10}
+    config.update_from_flattened_dict(SETTINGS | short)
+    built = config.build(config)
+    found = {}
+    for name in ("energy", "generator", "statistics"):
+        struck = built._replace(learner=poisoned(built.learner, name, iteration=120))
+        state = training.train(config, struck, root / name, config_file=CONFIG_FILE)
+        found[name] = checkpoint.state_digest(state)
+    with config.unlocked():
+        config.train.num_steps = 100
+    workdir = root / "reference"
+    state = training.train(config, built, workdir, config_file=CONFIG_FILE)
+    config.train.num_steps = 200
+    with jax.set_mesh(parallel.data_mesh()):
+        for _, _, call in training.calls(config, built, 100, returns=1):
+            state, _ = call(state)
+    digest = checkpoint.state_digest(state)
+    counts = {
+        f"NaN in the {name}": "unchanged" if found[name] == digest else "CHANGED"
+        for name in found
+    }
+    return counts, set(found.values()) == {digest}
+
+
+def poisoned(learner: Learner, player: str, *, iteration: int) -> Learner:
+    """The learner, one of whose players has NaN for weights after an iteration.
+
+    Only under the keys of a run that has not returned to a checkpoint before.
+    """
+    step_key = training.keys(SETTINGS.get("train.seed", 0)).step
+    bad = jax.random.key_data(jax.random.fold_in(step_key, iteration - 1))
+
+    def step(key, state, x):
+        state, found = learner.step(key, state, x)
+        factor = jnp.where(jnp.all(jax.random.key_data(key) == bad), jnp.nan, 1)
+        one = getattr(state, player)
+        params = jax.tree.map(lambda w: w * factor, one.params)
+        return state.replace(**{player: one.replace(params=params)}), found
+
+    return learner._replace(step=step)
 
 
 def main() -> int:
-    """Prints a line per life and the counts; 1 where anything differs."""
+    """Prints what each kind of fault came to; 1 where anything went wrong."""
+    if unknown := set(ONLY.value) - set(KINDS):
+        raise ValueError(f"--only={unknown.pop()}: choose of {', '.join(KINDS)}")
     rng = random.Random(SEED.value)
     root = pathlib.Path(tempfile.mkdtemp(prefix="faults-"))
-    arguments = [f"--config={CONFIG.value}"]
-    arguments += [f"--config.{override}" for override in OVERRIDES.value]
-    whole = life([*arguments, f"--workdir={root / 'whole'}"])
-    lives = killed(
-        [*arguments, f"--workdir={root / 'killed'}"], KILLS.value, whole.seconds, rng
-    )
-    print("run      from    last   seconds  sha256 of the final state")
-    for name, one in [("whole", whole), *(("killed", one) for one in lives)]:
-        digest = one.digest or "killed"
-        print(f"{name:7}{one.first:6}{one.last:8}{one.seconds:10.2f}  {digest}")
-    # Else a warning for every bit that is seen.
-    logging.getLogger("megjax.checkpoint").setLevel(logging.ERROR)
-    counts = flips(root / "killed", FLIPS.value, rng)
-    print(
-        f"{FLIPS.value} flipped bits:", ", ".join(f"{n} {k}" for k, n in counts.items())
-    )
-    same = lives[-1].digest == whole.digest
-    print("identical" if same else "DIFFERENT")
+    # So that the lives of a run compile once.
+    jax.config.update("jax_compilation_cache_dir", str(root / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+    def flipped():
+        life(arguments(root / "flipped", **{"train.num_steps": 150}))
+        counts = flips(root / "flipped", FLIPS.value, rng)
+        return counts, not counts["missed"]
+
+    # Those that fork come first: a process with a device cannot.
+    steps_of = {
+        "kills": lambda: kills(root, KILLS.value, rng),
+        "signals": lambda: signals(root),
+        "topologies": lambda: topologies(root / "topologies"),
+        "flips": flipped,
+        "numbers": lambda: numbers(root / "numbers"),
+    }
+    all_good = True
+    for name in (name for name in steps_of if name in ONLY.value):
+        start = time.perf_counter()
+        counts, good = steps_of[name]()
+        all_good &= good
+        print(f"{name} ({time.perf_counter() - start:.0f} s)", flush=True)
+        for key, value in counts.items():
+            value = f"{value:.3g}" if isinstance(value, float) else value
+            print(f"  {key:24}{value}", flush=True)
     shutil.rmtree(root)
-    return 0 if same and not counts["missed"] else 1
+    print("all as it should be" if all_good else "FAILED")
+    return 0 if all_good else 1
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from megjax import (
     sampling,
     training,
 )
-from megjax.evaluation import anomaly
+from megjax.evaluation import anomaly, walks
 from megjax.samplers import rwm
 
 BUDGET = flags.DEFINE_enum("budget", "reduced", ["reduced", "full"], "Protocol.")
@@ -285,7 +285,7 @@ def figure4() -> Iterator[Sequence]:
             inverse_temperature=beta,
             **settings,
         )
-        found = sampling.write(walk, workdir / "walks" / name.replace(" ", "_"))
+        found = walks.write(walk, workdir / "walks" / name.replace(" ", "_"))
         yield (
             *(name, beta, found["step_size"], found["acceptance"]),
             *(found["energy_before"], found["energy_after"]),
@@ -353,6 +353,7 @@ def main(name: str) -> int:
     """Prints a table row by row as it is known, and leaves it as JSON in --runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = []
+    pathlib.Path(RUNS.value).mkdir(parents=True, exist_ok=True)
     for row in TABLES[name]():
         rows.append([_cell(value) for value in row])
         print("| " + " | ".join(rows[-1]) + " |", flush=True)

@@ -1,5 +1,7 @@
 """What every config starts from, and the wiring that MEG configs share."""
 
+import math
+
 import ml_collections
 import optax
 from jax import numpy as jnp
@@ -27,6 +29,9 @@ def get_config():
         "iterations_per_call_cpu": 1,
         "compiler_options_cpu": compiler_options("dot", "reduce"),
         "keep": 3,
+        # Where training diverges it goes on from the last checkpoint, so many times.
+        "max_returns": 3,
+        "max_energy": 1e7,
     }
     return config
 
@@ -55,6 +60,8 @@ def meg_defaults():
         "num_marginals": 1,
         "generator_first": True,
         "average_decay": 0.0,
+        # Parts of a batch whose gradients are accumulated, in less memory.
+        "num_microbatches": 1,
         "learning_rate": 1e-4,
         "beta1": 0.5,
         "beta2": 0.9,
@@ -91,6 +98,8 @@ def image_config(side, penalty=10.0):
     config = get_config()
     config.data_dir = ""
     config.width = 512
+    # Recompute activations instead of keeping them; for large images.
+    config.remat = False
     config.meg = meg_defaults() | {"score_weight": penalty / side**2}
     return config
 
@@ -118,13 +127,19 @@ def image_networks(config, data, **initial):
     initial: `default_init` of the networks for 4 x 2^n pixels.
     """
     side, channels = data.shape[0], data.shape[-1]
-    dtype = compute_dtype(config.dtype)
-    family, slope, size = ladder, 0.1, {"image_size": side, **initial}
+    settings = {"dtype": compute_dtype(config.dtype)}
+    family, slope, size = ladder, 0.1, {"image_size": side}
     if side == 28:
         family, slope, size = dcgan, 0.2, {}
-    trunk = family.Trunk(config.width, slope, dtype=dtype, **initial)
+        if config.remat:
+            raise ValueError(
+                "config.remat=True: the networks for 28x28 pixels cannot; give False"
+            )
+    else:
+        settings |= {"remat": config.remat, **initial}
+    trunk = family.Trunk(config.width, slope, **settings)
     generator = family.Generator(
-        width=config.width, channels=channels, dtype=dtype, **size
+        width=config.width, channels=channels, **settings, **size
     )
     return trunk, slope, generator
 
@@ -135,12 +150,16 @@ def meg_spec(config, energy, generator, statistics):
     at_least("train.num_steps", config.train.num_steps, 1)
     for field in ("latent_dim", "num_energy_updates", "num_marginals"):
         at_least(f"meg.{field}", settings[field], 1)
-    for field in ("score_weight", "information_weight", "refinement_steps"):
+    for field in (
+        *("score_weight", "information_weight", "refinement_steps"),
+        "refinement_step_size",
+    ):
         at_least(f"meg.{field}", settings[field], 0)
     if not 0 <= settings.average_decay < 1:
         raise ValueError(
             f"meg.average_decay={settings.average_decay}: give a number in [0, 1)"
         )
+    divides("meg.num_microbatches", settings.num_microbatches, config.batch_size)
     adam = optimizer(settings, config.train.num_steps)
     return meg.Spec(
         energy=energy,
@@ -168,6 +187,7 @@ def meg_spec(config, energy, generator, statistics):
         num_marginals=settings.num_marginals,
         generator_first=settings.generator_first,
         average_decay=settings.average_decay,
+        num_microbatches=settings.num_microbatches,
         refinement=meg.Refinement(
             settings.refinement_steps, settings.refinement_step_size
         )
@@ -187,6 +207,8 @@ def optimizer(settings, num_updates, method="meg"):
     The cosine ends with `train.num_steps`: to raise that for a finished run lifts the
     rate again.
     """
+    at_least(f"{method}.learning_rate", settings.learning_rate, 0)
+    rates_of_decay(method, settings)
     rate = choice(
         f"{method}.schedule",
         settings.schedule,
@@ -194,6 +216,15 @@ def optimizer(settings, num_updates, method="meg"):
         cosine=optax.cosine_decay_schedule(settings.learning_rate, num_updates),
     )
     return optax.adam(rate, settings.beta1, settings.beta2)
+
+
+def rates_of_decay(method, settings):
+    """ValueError where Adam could not take its averages."""
+    for field in ("beta1", "beta2"):
+        if not 0 <= settings[field] < 1:
+            raise ValueError(
+                f"config.{method}.{field}={settings[field]}: give a number in [0, 1)"
+            )
 
 
 def compute_dtype(value):
@@ -211,6 +242,17 @@ def choice(field, value, **options):
 
 
 def at_least(field, value, minimum):
-    """ValueError where a number falls short of its minimum."""
-    if value < minimum:
-        raise ValueError(f"config.{field}={value}: give at least {minimum}")
+    """ValueError where a number falls short of its minimum, or is not finite."""
+    if not minimum <= value < math.inf:
+        finite = "" if value < minimum else ", and a finite number"
+        raise ValueError(f"config.{field}={value}: give at least {minimum}{finite}")
+
+
+def divides(field, value, batch_size):
+    """ValueError where a number of parts of a batch is not one that can be."""
+    at_least(field, value, 1)
+    if batch_size % value:
+        raise ValueError(
+            f"config.{field}={value} does not divide config.batch_size={batch_size}: "
+            "change one of the two"
+        )

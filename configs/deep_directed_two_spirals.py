@@ -157,7 +157,10 @@ def check(config):
     base.at_least("train.num_steps", config.train.num_steps, 1)
     for field in ("latent_dim", "num_experts", "num_energy_updates"):
         base.at_least(f"deep_directed.{field}", settings[field], 1)
-    for field in ("visible_std", "entropy_weight", "score_weight", "weight_decay"):
+    for field in (
+        *("visible_std", "entropy_weight", "score_weight", "weight_decay"),
+        *("latent_bound", "learning_rate"),
+    ):
         base.at_least(f"deep_directed.{field}", settings[field], 0)
     if not settings.latent_bound > 0:
         raise ValueError(

@@ -106,6 +106,8 @@ def vector_spec(config, target):
 
 def trial(config, target):
     """What an evaluation does with the trained proposal: chains in equilibrium."""
+    for field, minimum in (("num_chains", 1), ("num_steps", 1), ("burn_in", 0)):
+        base.at_least(f"evaluation.{field}", config.evaluation[field], minimum)
     spec, exact = vector_spec(config, target), source(config, target)
 
     def starts(key, state, num):
@@ -145,6 +147,15 @@ def proposal_spec(config, log_density_fn, starts, shape, network=networks.Vector
     for field in ("flow_steps", "num_transitions"):
         base.at_least(f"proposal.{field}", settings[field], 1)
     base.at_least("proposal.burn_in", settings.burn_in, 1)
+    weights = ("", "_rate", "_floor", "_ceiling")
+    for field in (
+        *("bound", "schedule_warmup", "initial_step_size"),
+        *(f"entropy_weight{part}" for part in weights),
+    ):
+        base.at_least(f"proposal.{field}", settings[field], 0)
+    base.choice(
+        "proposal.gradient", settings.gradient, **dict.fromkeys(networks.GRADIENTS)
+    )
     base.at_least("width", config.width, 1)
     if settings.buffer_size:
         base.at_least("proposal.buffer_size", settings.buffer_size, config.batch_size)
@@ -182,6 +193,8 @@ def proposal_spec(config, log_density_fn, starts, shape, network=networks.Vector
 
 def optimizer(settings, num_steps):
     """AMSGrad, its rate constant or rising for a while and then falling to 0."""
+    base.at_least("proposal.learning_rate", settings.learning_rate, 0)
+    base.rates_of_decay("proposal", settings)
     warmup = min(settings.schedule_warmup, num_steps // 2)
     rate = base.choice(
         "proposal.schedule",

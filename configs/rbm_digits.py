@@ -35,8 +35,16 @@ def get_config(variant="images"):
     config.num_hidden = {"images": 16, "labelled": 100}[variant]
     config.train.update({"num_steps": 3000, "log_every": 300, "evaluate_every": 1500})
     config.contrast.num_sample_sweeps = 300
-    config.build = {"images": build, "labelled": build_labelled}[variant]
+    config.build = build
     return config
+
+
+def build(config):
+    """The machine of the variant."""
+    built = base.choice(
+        "variant", config.variant, images=build_images, labelled=build_labelled
+    )
+    return built(config)
 
 
 def digits(config):
@@ -46,7 +54,7 @@ def digits(config):
     return binary.split("digits", pixels, labels, validation_share=0.2)
 
 
-def build(config):
+def build_images(config):
     """A machine of the images alone, its log Z by enumeration."""
     base.at_least("num_hidden", config.num_hidden, 1)
     split = digits(config)

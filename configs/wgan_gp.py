@@ -32,6 +32,7 @@ MEG = {
 SHARED = (
     "latent_dim",
     "average_decay",
+    "num_microbatches",
     "learning_rate",
     "schedule",
     "beta1",
@@ -103,6 +104,9 @@ def spec(config, energy, generator):
         raise ValueError(
             f"wgan_gp.average_decay={settings.average_decay}: give a number in [0, 1)"
         )
+    base.divides(
+        "wgan_gp.num_microbatches", settings.num_microbatches, config.batch_size
+    )
     optimizer = partial(base.optimizer, settings, method="wgan_gp")
     return wgan_gp.Spec(
         energy=energy,
@@ -117,6 +121,7 @@ def spec(config, energy, generator):
             per_pixel=wgan_gp.PER_PIXEL,
         ),
         average_decay=settings.average_decay,
+        num_microbatches=settings.num_microbatches,
         energy_optimizer=optimizer(num_steps * settings.num_energy_updates),
         generator_optimizer=optimizer(num_steps),
     )

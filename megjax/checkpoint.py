@@ -1,7 +1,9 @@
 """What a run leaves on disk: its config, and its states with a digest of every leaf.
 
 Orbax writes the states. It does not notice most damaged bytes when it reads them back,
-hence the digests.
+hence the digests. Of several processes the main one reads and writes, and sends what it
+has read to the others: a run directory need not be seen by all, and all resume at the
+same step.
 """
 
 import contextlib
@@ -16,9 +18,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
+from megjax import parallel, processes
 from megjax.types import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -31,17 +35,42 @@ FREE = (
     "train.save_every",
     "train.evaluate_every",
     "train.keep",
+    "train.max_returns",
+    "train.max_energy",
 )
 FREE_GROUP = "evaluation."
 """Config fields, and a group of them, that a resumed run may change: they leave every
 iteration as it is."""
 
 
-class Checkpoints(NamedTuple):
-    """An open store of states: Orbax's manager and the directory it works in."""
+class Saved(NamedTuple):
+    """A state that was read back, on the host; returns: as `save` was told."""
 
-    manager: ocp.CheckpointManager
+    step: int
+    state: PyTree
+    returns: int
+
+
+class Checkpoints(NamedTuple):
+    """An open store of states: Orbax's manager and the directory it works in.
+
+    manager: None in other processes than the main one.
+    """
+
+    manager: ocp.CheckpointManager | None
     directory: pathlib.Path
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which does not take part in finding the step to stop at.
+
+    It would ask with its own numbers, which stand in the way of the loop's.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """False: the loop saves by itself when the time comes."""
+        del step
+        return False
 
 
 @contextlib.contextmanager
@@ -54,30 +83,46 @@ def opened(
     in the same directory, or where that is no directory.
     """
     directory = pathlib.Path(workdir).resolve() / DIRECTORY
+    if not processes.is_main():
+        yield Checkpoints(None, directory)
+        return
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=writable, cleanup_tmp_directories=writable
+        max_to_keep=keep,
+        create=False,
+        cleanup_tmp_directories=writable,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            active_processes={jax.process_index()}
+        ),
     )
     with _quiet(), _locked(directory.parent) if writable else contextlib.nullcontext():
         if writable:
             with _told(directory):
                 directory.mkdir(exist_ok=True)
-        checkpoints = Checkpoints(
-            ocp.CheckpointManager(directory, options=options), directory
-        )
+        checkpoints = Checkpoints(_Manager(directory, options=options), directory)
         with _closing(checkpoints):
             yield checkpoints
 
 
-def save(checkpoints: Checkpoints, step: int, state: PyTree) -> None:
+def save(
+    checkpoints: Checkpoints, step: int, state: PyTree, *, returns: int = 0
+) -> None:
     """Writes the state of an iteration in the background.
 
     The state is copied to the host first, so the caller may donate it. This step and
     later ones that are there already go: training that comes by again has passed them
-    over as damaged. Raises OSError where this write or an earlier one failed.
+    over as damaged. Raises OSError where this write or an earlier one failed, and
+    FloatingPointError, having written nothing, where the state is not finite: metrics
+    tell of a bad update only one iteration later.
+
+    returns: how often the run went back to a checkpoint before.
     """
-    finished(checkpoints)
     host = jax.tree.map(np.array, jax.device_get(state))
+    _check_finite(host, step)
+    if checkpoints.manager is None:
+        return
+    finished(checkpoints)
     leaves = digests(host)
+    record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
     with _told(checkpoints.directory):
         for other in checkpoints.manager.all_steps():
             if other >= step:
@@ -86,7 +131,7 @@ def save(checkpoints: Checkpoints, step: int, state: PyTree) -> None:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(host),
-                digests=ocp.args.JsonSave({"leaves": leaves, "all": _combined(leaves)}),
+                digests=ocp.args.JsonSave(record),
             ),
             force=True,
         )
@@ -94,22 +139,37 @@ def save(checkpoints: Checkpoints, step: int, state: PyTree) -> None:
 
 def finished(checkpoints: Checkpoints) -> None:
     """Waits for the write under way; raises OSError where it failed."""
+    if checkpoints.manager is None:
+        return
     with _told(checkpoints.directory):
         checkpoints.manager.wait_until_finished()
         checkpoints.manager.check_for_errors()
 
 
-def restore(checkpoints: Checkpoints, like: PyTree) -> tuple[int, PyTree] | None:
-    """(step, state) of the newest intact checkpoint; None where there is none at all.
+def restore(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
+    """The newest intact checkpoint; None where there is none at all.
 
-    like: ShapeDtypeStructs with the shardings to restore to. Damaged steps are passed
-    over with a warning. Raises ValueError where the saved state has other leaves than
-    `like`, or where every step is damaged.
+    like: forms of the leaves. Damaged steps are passed over with a warning. Raises
+    ValueError where the saved state has other leaves than `like`, or where every step
+    is damaged.
     """
+    found = _newest(checkpoints, like) if checkpoints.manager else None
+    numbers = np.int64([found.step, found.returns] if found else [0, 0])
+    step, returns = map(int, parallel.broadcast(numbers))
+    if not step:
+        return None
+    if found is None:
+        found = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    else:
+        found = found.state
+    return Saved(step, parallel.broadcast(found), returns)
+
+
+def _newest(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
     steps = sorted(checkpoints.manager.all_steps(), reverse=True)
     for step in steps:
         try:
-            return step, _restored(checkpoints, step, like)
+            return _restored(checkpoints, step, like)
         except _OtherState as error:
             raise ValueError(str(error)) from error
         # Orbax raises whatever its file formats raise.
@@ -147,14 +207,29 @@ def claim(
     """Records the config of a run, or checks that the run has this one.
 
     Raises ValueError where the directory has checkpoints of another config, naming the
-    fields that differ; those in `FREE` may, and are recorded anew. To be called while
-    the run is locked.
+    fields that differ; those in `FREE` may, and are recorded anew. Raises it, too,
+    where the main process was started with another config than this one. To be called
+    while the run is locked.
     """
     workdir = pathlib.Path(workdir)
-    given = {"config_file": config_file, "values": json.loads(json.dumps(values))}
+    try:
+        plain = json.loads(json.dumps(values))
+    except TypeError as error:
+        raise ValueError(
+            f"the config has a field that is no plain value ({error}): give numbers, "
+            "text, lists and groups of them"
+        ) from error
+    given = {"config_file": config_file, "values": plain}
+    if not parallel.agree(json.dumps(given, sort_keys=True)):
+        raise ValueError(
+            f"process {jax.process_index()} was started with another config than "
+            "process 0: give all the same flags"
+        )
+    if not processes.is_main():
+        return
     path = workdir / CONFIG_FILE
     if _steps(workdir / DIRECTORY):
-        saved_file, saved = claimed(workdir)
+        saved_file, saved = _claimed(workdir)
         found = difference(saved, given["values"])
         if saved_file != config_file:
             found = f"config: the run has {saved_file}, given {config_file}"
@@ -168,23 +243,37 @@ def claim(
 
 
 def claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
-    """(config file, values) of the run in a directory.
+    """(config file, values) of the run in a directory, as the main process sees it.
 
     Raises FileNotFoundError where there is no run, ValueError where its record is
     damaged.
     """
+    text = json.dumps(_claimed(workdir)) if processes.is_main() else ""
+    config_file, values = json.loads(parallel.broadcast_text(text))
+    return config_file, values
+
+
+def _claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
     path = pathlib.Path(workdir) / CONFIG_FILE
     try:
         saved = json.loads(path.read_text())
-        return saved["config_file"], saved["values"]
+        config_file, values = saved["config_file"], saved["values"]
+        if not isinstance(config_file, str) or not isinstance(values, dict):
+            raise ValueError("it holds no config")  # noqa: TRY004
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is missing, so {workdir} is no run: name another with --workdir"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged ({_line(error)}): restore it, or use another --workdir"
+            f"{path} is damaged ({_cause(error)}): restore it, or use another --workdir"
         ) from error
+    return config_file, values
+
+
+def _cause(error: Exception) -> str:
+    """An error of reading JSON; of looking things up in it, in a person's words."""
+    return _line(error) if isinstance(error, ValueError) else "it holds no config"
 
 
 def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
@@ -204,23 +293,25 @@ class _OtherState(Exception):
     """A checkpoint of a state with other leaves than the one asked for."""
 
 
-def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> PyTree:
+def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> Saved:
     manager = checkpoints.manager
     record = manager.restore(
         step, args=ocp.args.Composite(digests=ocp.args.JsonRestore())
     ).digests
-    saved = record["leaves"]
-    if _combined(saved) != record["all"]:
+    saved, returns = record["leaves"], record.get("returns", 0)
+    if _combined(saved, returns) != record["all"]:
         raise ValueError("the digest of the digests does not match")
     _check_leaves(saved, like, f"checkpoint {step} in {checkpoints.directory}")
+    # Arrays of NumPy come back as such, wherever they were saved from.
+    host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
     state = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
     ).state
     found = digests(state)
     wrong = [path for path in found if found[path] != saved[path]]
     if wrong:
         raise ValueError(f"the digest of {wrong[0]} does not match")
-    return state
+    return Saved(step, state, returns)
 
 
 def _check_leaves(saved: Mapping[str, str], like: PyTree, name: str) -> None:
@@ -239,8 +330,18 @@ def _check_leaves(saved: Mapping[str, str], like: PyTree, name: str) -> None:
             )
 
 
-def _combined(leaves: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+def _check_finite(state: PyTree, step: int) -> None:
+    """FloatingPointError naming a leaf of the state that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.all(np.isfinite(leaf)):
+            raise FloatingPointError(
+                f"{jax.tree_util.keystr(path)} not finite after iteration {step}"
+            )
+
+
+def _combined(leaves: Mapping[str, str], returns: int = 0) -> str:
+    content = {**leaves, "returns": returns} if returns else leaves
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _form(leaf) -> str:

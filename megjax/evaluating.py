@@ -3,13 +3,13 @@
 import json
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from megjax import parallel, plotting, training
+from megjax import chunks, parallel, plotting, training
 from megjax.experiment import Experiment
 from megjax.types import Evaluation, Report
 
@@ -35,15 +35,22 @@ def chosen(experiment: Experiment, names: Iterable[str]) -> dict[str, Evaluation
 def evaluate(
     restored: training.Restored, names: Iterable[str], out: pathlib.Path, *, seed: int
 ) -> Iterable[tuple[str, Report]]:
-    """Runs evaluations one after the other, and yields each once it is on disk.
+    """Runs evaluations one after the other; gives each once it is on disk.
 
     `out` gets evaluation.json, where an entry replaces the former one of its name, and
     NAME_PICTURE.png. seed: of everything random; the same for every evaluation.
+    Raises at once what `chosen` and `read` do, and OSError where `out` cannot be.
     """
+    evaluations = chosen(restored.experiment, names)
+    read(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, evaluation in chosen(restored.experiment, names).items():
+    return _reports(restored, evaluations, out, seed)
+
+
+def _reports(restored, evaluations, out, seed) -> Iterator[tuple[str, Report]]:
+    for name, evaluation in evaluations.items():
         start = time.perf_counter()
-        with jax.set_mesh(parallel.data_mesh()):
+        with jax.set_mesh(parallel.data_mesh(jax.local_devices())):
             report = evaluation(training.keys(seed).evaluation, restored.state)
         seconds = time.perf_counter() - start
         for picture, pixels in report.pictures.items():
@@ -52,7 +59,7 @@ def evaluate(
             "step": restored.step,
             "seed": seed,
             "seconds": round(seconds, 3),
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
             "metrics": {k: _number(v) for k, v in report.metrics.items()},
         }
@@ -66,20 +73,22 @@ def read(out: pathlib.Path) -> dict[str, Any]:
     Raises ValueError where the file is damaged.
     """
     try:
-        return dict(json.loads((out / FILE_NAME).read_text()))
-    except FileNotFoundError:
+        found = json.loads((out / FILE_NAME).read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no results")  # noqa: TRY004
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{out / FILE_NAME} is damaged ({error}): remove it and evaluate again"
         ) from error
+    return found
 
 
 def _write(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
     """Replaces the file at once, so that a kill leaves the old or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(entries, indent=1) + "\n")
-    partial.replace(path)
+    text = json.dumps(entries, indent=1) + "\n"
+    chunks.replace(path, lambda file: file.write(text.encode()))
 
 
 def _number(value) -> float | int | None:

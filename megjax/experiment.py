@@ -1,7 +1,9 @@
 """What a config builds, and how a config file is read back."""
 
 import ast
+import importlib.machinery
 import importlib.util
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from megjax import command
 from megjax.data.dataset import Dataset
 from megjax.learners.learner import Learner
 from megjax.types import Evaluation
@@ -87,11 +90,35 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[str]) -> Non
             )
         try:
             value = text if isinstance(known, str) else ast.literal_eval(text)
+            _check_type(field, value, known)
             config.update_from_flattened_dict({field: value})
         except (ValueError, TypeError, SyntaxError) as error:
             raise ValueError(
                 f"{assignment!r}: {field} is of type {type(known).__name__}"
             ) from error
+
+
+def _check_type(field: str, value: Any, known: Any) -> None:
+    """TypeError where a value is of another type than the one it takes the place of."""
+    allowed = {float: int | float, int: int, tuple: list | tuple, list: list | tuple}
+    number = isinstance(value, bool) == isinstance(known, bool)
+    fits = number and isinstance(value, allowed.get(type(known), type(known)))
+    if known is not None and not fits:
+        raise TypeError(f"{field} is {value!r}, not of type {type(known).__name__}")
+
+
+def _check_types(
+    values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> None:
+    """TypeError at a value that does not fit, KeyError at one without a field."""
+    for name, value in values.items():
+        field = prefix + name
+        if name not in known:
+            raise KeyError(f"there is no field {field}")
+        if isinstance(value, Mapping) and isinstance(known[name], Mapping):
+            _check_types(value, known[name], f"{field}.")
+        else:
+            _check_type(field, value, known[name])
 
 
 def load(config_file: str, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -106,19 +133,72 @@ def load(config_file: str, values: Mapping[str, Any]) -> ml_collections.ConfigDi
         raise FileNotFoundError(
             f"config {path} of the run is missing: restore it, or train again"
         )
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
-    config.lock()
     try:
+        config = _get_config(path)(*[argument] * bool(argument))
+        config.lock()
+        _check_types(values, plain_values(config))
         config.update(values)
-    except (AttributeError, KeyError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:
+        words = " ".join(map(str, error.args)) or type(error).__name__
         raise ValueError(
-            f"the run's config does not fit today's {path.name} ({error}): "
+            f"the run's config does not fit today's {path.name} ({words}): "
             "check out the version that wrote it, or train again"
         ) from error
     return config
+
+
+def _get_config(path: pathlib.Path):
+    """The function get_config of a config file."""
+    loader = importlib.machinery.SourceFileLoader(f"config_{path.stem}", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module.get_config
+
+
+def built(config: ml_collections.ConfigDict) -> Experiment:
+    """What a config builds.
+
+    Raises ValueError where it has not the fields of every config, or where its `build`
+    fails otherwise than by telling what is wrong.
+    """
+    for field in ("build", "batch_size", "train"):
+        # A config file that could not be read raises its error here.
+        if getattr(config, field, None) is None:
+            raise ValueError(
+                f"the config has no {field}: its get_config returns an "
+                "ml_collections.ConfigDict that starts from configs/base.py"
+            )
+    _check_numbers(plain_values(config))
+    try:
+        experiment = config.build(config)
+    except command.MISTAKES:
+        raise
+    except Exception as error:
+        if command.is_memory(error):
+            raise
+        raise ValueError(
+            f"the config cannot be built ({command.failure(error)}): mend its file, "
+            "or a field that does not fit"
+        ) from error
+    if not isinstance(experiment, Experiment):
+        raise ValueError(  # noqa: TRY004
+            "the config's build returns no megjax.experiment.Experiment: let it"
+        )
+    return experiment
+
+
+def _check_numbers(values: Mapping[str, Any], prefix: str = "config.") -> None:
+    """ValueError at a NaN, and at a whole number that no array or seed can have."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{prefix}{name}=nan: give a number")
+        elif isinstance(value, int) and not -(2**32) < value < 2**32:
+            raise ValueError(f"{prefix}{name}={value}: give less than 2^32")
 
 
 def plain_values(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 from tqdm.contrib import logging as tqdm_logging
 
-from megjax import plotting
+from megjax import plotting, processes
 
 LOG = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
@@ -47,6 +47,7 @@ class Writer:
         finite = {name: v for name, v in values.items() if math.isfinite(v)}
         line = {"step": step} | {name: finite.get(name) for name in values}
         with _told(self.workdir):
+            self._check_in_place()
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
             self._record(step, [summary.scalar(*item) for item in finite.items()])
@@ -82,6 +83,12 @@ class Writer:
             for part in (self.events, self.lines, self.bar):
                 stack.callback(part.close)
 
+    def _check_in_place(self) -> None:
+        """OSError where the directory has gone: what is written would be lost."""
+        path, opened = self.workdir / METRICS_FILE, os.fstat(self.lines.fileno())
+        if not path.exists() or not os.path.samestat(path.stat(), opened):
+            raise FileNotFoundError(f"{path} has been moved or deleted")
+
     def _record(self, step: int, summaries: list) -> None:
         for one in summaries:
             event = event_pb2.Event(wall_time=time.time(), step=step, summary=one)
@@ -89,13 +96,31 @@ class Writer:
         self.events.flush()
 
 
+class Silence:
+    """The writer of other processes than the main one."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Nothing."""
+
+
 @contextlib.contextmanager
-def opened(workdir: str | pathlib.Path, first: int, num_steps: int) -> Iterator[Writer]:
+def opened(
+    workdir: str | pathlib.Path, first: int, num_steps: int
+) -> Iterator[Writer | Silence]:
     """A writer that continues a run after iteration `first`.
 
     What an earlier process wrote about later iterations is dropped, since they come
     again, and so is a last line that a crash cut short.
     """
+    if not processes.is_main():
+        yield Silence()
+        return
     writer = Writer(pathlib.Path(workdir), first, num_steps)
     with contextlib.closing(writer), contextlib.ExitStack() as stack:
         if not writer.bar.disable:
@@ -132,8 +157,9 @@ def _told(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"writing metrics to {workdir} failed ({error.strerror or error}): free or "
-            "repair the disk, then run the command again; checkpoints are kept"
+            f"writing metrics to {workdir} failed ({error.strerror or error}): free, "
+            "repair or bring back the disk, then run the command again; checkpoints "
+            "there are kept"
         ) from error
 
 
@@ -148,7 +174,7 @@ def _forget(path: pathlib.Path, after: int) -> None:
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, float]]:
     for text in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 yield line

@@ -4,66 +4,24 @@ Section 3.2 of Kumar et al. 2019 (MEG); any learner with an energy can be walked
 """
 
 import functools
-import itertools
-import json
 import math
-import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import parallel, plotting
-from megjax.evaluation import chains, density
+from megjax import journal, parallel
+from megjax.evaluation import density, walks
 from megjax.learners.learner import Learner
-from megjax.samplers import adaptation, kernel, latent, mala
+from megjax.samplers import adaptation, kernel, latent, mala, thinning
 from megjax.types import Key, PyTree
 
 SPACES = ("latent", "data", "none")
-SHOWN_CHAINS = 64
-TIMELINE_CHAINS = 12
 CHAINS_PER_CALL = 1024
 STEPS_PER_CALL = 500
 INITIAL_STEP_SIZE = 0.1
-
-
-class Landscape(NamedTuple):
-    """exp(-beta E) of planar data on a square window.
-
-    density: [size, size], the first coordinate first. extent: left, right, bottom, top.
-    """
-
-    density: np.ndarray
-    extent: tuple[float, float, float, float]
-
-
-class Walk(NamedTuple):
-    """What chains did; T steps, arrays on the host.
-
-    x: samples at the end [num, ...]; before: at the start.
-    z: latents at the end [num, k], None outside latent space.
-    snapshots: of the first chains at `times` [shown, len(times), ...].
-    energy: after every step [num, T + 1], the start included.
-    rms: root mean square of the position, likewise; about 1 for latents of the prior.
-    acceptance_prob, accepted, finite: of every proposal [num, T].
-    step_size: of the walk, NaN where there was none.
-    landscape: for data in the plane.
-    """
-
-    x: np.ndarray
-    before: np.ndarray
-    z: np.ndarray | None
-    snapshots: np.ndarray
-    times: np.ndarray
-    energy: np.ndarray
-    rms: np.ndarray
-    acceptance_prob: np.ndarray
-    accepted: np.ndarray
-    finite: np.ndarray
-    step_size: float
-    landscape: Landscape | None = None
 
 
 class Target(NamedTuple):
@@ -76,6 +34,18 @@ class Target(NamedTuple):
     space: str
     prior: str
     kernel_fn: Callable
+
+
+class Course(NamedTuple):
+    """What is walked on, when it is recorded, and where that is kept.
+
+    per_call: steps to compile into one call.
+    """
+
+    target: Target
+    plan: thinning.Plan
+    kept: journal.Journal
+    per_call: int = 1
 
 
 class Chains(NamedTuple):
@@ -95,6 +65,8 @@ def run(
     space: str = "latent",
     num: int = 64,
     steps: int = 100,
+    burn_in: int = 0,
+    thin: int | None = None,
     step_size: float | None = None,
     inverse_temperature: float = 1.0,
     prior: str = "gaussian",
@@ -103,11 +75,14 @@ def run(
     warmup: int = 60,
     num_snapshots: int = 21,
     mesh: jax.sharding.Mesh | None = None,
-) -> Walk:
+    kept: journal.Journal | None = None,
+) -> walks.Walk:
     """Draws `num` samples and walks each for `steps` Metropolis steps.
 
     space: "latent" walks on z, "data" on x itself, both from the learner's samples;
     "none" only draws them. kernel_fn: as in `Target`.
+    burn_in: steps walked before that and thrown away. thin: of how many steps a record
+    is made, by default the smallest that makes at most 10,000 of them.
     step_size: by default tuned on `warmup` steps that are then thrown away, so that the
     walk starts at fresh samples with a fixed kernel. Latents without a prior are never
     tuned beyond 0.01, the paper's code: a bounded energy accepts any step, and the
@@ -117,35 +92,53 @@ def run(
     default is the tilt p_G(x) exp(-E(x)), whose chains stay among the latents that the
     generator knows however long they walk; the paper's target ("none") leaves them
     after some hundred steps.
-    mesh: chains are split over its devices, by default all.
+    mesh: chains are split over its devices, by default all of this process.
+    kept: where the walk is kept on disk while it lasts, and goes on from.
 
     Raises ValueError at settings out of range or without a generator for
-    space="latent", FloatingPointError where the energy of the starts is not finite.
+    space="latent", FloatingPointError where the energy of the starts is not finite;
+    journal.Stopped, and ValueError and OSError of `journal`, where it is kept.
     """
-    _check(learner, space, num, steps, step_size, inverse_temperature)
-    target = Target(learner, space, prior, kernel_fn)
-    mesh = mesh or parallel.data_mesh()
-    walks = []
+    _check(learner, space, num, step_size, inverse_temperature)
+    _check_steps(num, steps, burn_in, thin)
+    kept = kept or journal.Journal()
+    if space == "none":
+        if kept.draws:
+            raise ValueError("draws are those of a walk: use space='latent' or 'data'.")
+        steps, burn_in, thin, step_size, kept = 0, 0, 1, math.nan, journal.Journal()
+    settings = {
+        "seed": _integer(key),
+        "space": space,
+        "num": num,
+        "steps": steps,
+        "burn_in": burn_in,
+        "thin": thin,
+        "step_size": step_size,
+        "inverse_temperature": inverse_temperature,
+        "prior": prior,
+        "target_acceptance": target_acceptance,
+        "warmup": warmup,
+        "keep_draws": kept.draws,
+        "chains_per_call": CHAINS_PER_CALL,
+    }
+    total = -(-num // CHAINS_PER_CALL) * (burn_in + steps)
+    plan = thinning.plan(
+        steps,
+        kept.claim(settings, total, thinning.default_thin(steps)),
+        burn_in=burn_in,
+        num_snapshots=num_snapshots,
+        draws=kept.draws,
+    )
+    course = Course(Target(learner, space, prior, kernel_fn), plan, kept)
+    if target_acceptance is None:
+        step_size = math.nan
+    mesh = mesh or parallel.data_mesh(jax.local_devices())
     with jax.set_mesh(mesh):
-        state = parallel.replicate(state, mesh)
-        for i, first in enumerate(range(0, num, CHAINS_PER_CALL)):
-            keys = jax.random.split(jax.random.fold_in(key, i))
-            size = min(CHAINS_PER_CALL, num - first)
-            started = _started(target, size, keys[0], state, inverse_temperature)
-            group = Chains(keys[1], started, state, inverse_temperature)
-            _check_start(started)
-            if space == "none":
-                steps, step_size = 0, math.nan
-            elif target_acceptance is None:
-                step_size = math.nan
-            if step_size is None:
-                step_size = _tuned(target, group, warmup, target_acceptance)
-            times = np.unique(np.linspace(0, steps, num_snapshots).astype(int))
-            walks.append(_walk(target, group, times, step_size))
-        walk = _joined(walks)
-        return walk._replace(
-            landscape=_landscape(target, state, inverse_temperature, walk)
+        whole = Chains(key, None, parallel.replicate(state, mesh), inverse_temperature)
+        walk = _joined(
+            list(_walks(course, whole, num, step_size, (warmup, target_acceptance)))
         )
+        return walk._replace(landscape=_landscape(course.target, whole, walk))
 
 
 def trained(learner: Learner, state: PyTree) -> Callable:
@@ -168,104 +161,7 @@ def trained(learner: Learner, state: PyTree) -> Callable:
     return kernel_fn
 
 
-def summary(walk: Walk) -> dict[str, float]:
-    """Numbers of a walk: acceptance, energies, convergence, distance from the prior.
-
-    R-hat and effective sample size are those of the energy over the last half of the
-    steps. Quantities that do not apply are NaN.
-    """
-    late = walk.energy[:, walk.energy.shape[1] // 2 :]
-    return {
-        "num": len(walk.x),
-        "steps": walk.energy.shape[1] - 1,
-        "step_size": float(walk.step_size),
-        **chains.acceptance(walk.acceptance_prob, walk.accepted, walk.finite),
-        "energy_before": float(np.mean(walk.energy[:, 0])),
-        "energy_after": float(np.mean(walk.energy[:, -1])),
-        "energy_r_hat": chains.r_hat(late),
-        "late_draws": late.size,
-        "energy_effective_sample_size": chains.effective_sample_size(late),
-        "rms_before": float(np.sqrt(np.mean(walk.rms[:, 0] ** 2))),
-        "rms_after": float(np.sqrt(np.mean(walk.rms[:, -1] ** 2))),
-    }
-
-
-def warnings(walk: Walk) -> list[str]:
-    """What a reader of the samples must know, one line each; empty when all is well."""
-    found, lines = summary(walk), []
-    if found["stuck"] > 0:
-        lines.append(
-            f"{found['stuck']:.0%} of the chains are stuck: no move accepted in the "
-            "last half of the walk; lower --step_size or --inverse_temperature"
-        )
-    if found["acceptance"] < 0.1:
-        lines.append(f"acceptance is only {found['acceptance']:.3f}: lower --step_size")
-    if found["non_finite"] > 0:
-        lines.append(
-            f"{found['non_finite']:.1%} of the proposals had a NaN or infinite energy "
-            "and were rejected; lower --step_size"
-        )
-    # Four standard errors of the root mean square of draws of the prior.
-    slack = 0.1 if walk.z is None else max(0.1, 4 / math.sqrt(2 * walk.z.size))
-    if walk.z is not None and abs(found["rms_after"] - 1) > slack:
-        lines.append(
-            f"latents have left the prior: rms(z) = {found['rms_after']:.2f} instead of "
-            "1, where the generator was not trained; use --prior=gaussian, fewer "
-            "--steps or a lower --inverse_temperature"
-        )
-    return lines
-
-
-def write(walk: Walk, out: str | pathlib.Path) -> dict[str, Any]:
-    """Writes arrays, pictures and report.json to a directory; returns the report.
-
-    Images and planar data get pictures before and after, a timeline and an animation;
-    every walk gets samples.npz and traces.png.
-    """
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    arrays = {k: v for k, v in walk._asdict().items() if isinstance(v, np.ndarray)}
-    np.savez_compressed(out / "samples.npz", **arrays)
-    for name, picture in _pictures(walk).items():
-        plotting.write_png(out / f"{name}.png", picture)
-    frames = _frames(walk)
-    if len(frames) > 1:
-        plotting.write_gif(out / "walk.gif", frames)
-    report = summary(walk) | {"warnings": warnings(walk)}
-    report = {k: v if _is_json(v) else None for k, v in report.items()}
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    return report
-
-
-def lines(report: Mapping[str, Any]) -> list[str]:
-    """A report as `write` returns it, in words for a terminal."""
-    text = [f"energy        {report['energy_before']:.4g} at the start"]
-    if report["steps"]:
-        r_hat, size = report["energy_r_hat"], report["energy_effective_sample_size"]
-        acceptance = f"{report['acceptance']:.3f}"
-        lowest = f"{report['acceptance_lowest']:.3f}"
-        change = f"{report['energy_before']:.4g} -> {report['energy_after']:.4g}"
-        text = [
-            f"step size     {_number(report['step_size'])}",
-            f"acceptance    {acceptance}, lowest chain {lowest}",
-            f"energy        {change} in {report['steps']} steps",
-            f"rms           {report['rms_before']:.3f} -> {report['rms_after']:.3f}",
-            f"R-hat         {_number(r_hat)} of the energy, last half of the steps",
-            f"ESS           {_number(size)} of {report['late_draws']} draws, likewise",
-        ]
-    return text + [f"warning: {line}" for line in report["warnings"]]
-
-
-def _number(value):
-    return "undefined" if value is None else format(value, ".4g")
-
-
-def _is_json(value):
-    """JSON has neither NaN nor infinity: such quantities become null."""
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _check(learner, space, num, steps, step_size, inverse_temperature):
+def _check(learner, space, num, step_size, inverse_temperature):
     if space not in SPACES:
         raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}.")
     if space == "latent" and (learner.latents is None or learner.generate is None):
@@ -273,13 +169,25 @@ def _check(learner, space, num, steps, step_size, inverse_temperature):
             "space='latent' needs a generator and this method has none: use "
             "space='data' or 'none'."
         )
-    if num < 1 or steps < 1:
-        raise ValueError(f"num={num}, steps={steps}: both must be at least 1.")
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"step_size={step_size}: must be positive.")
     if not 0 <= inverse_temperature < math.inf:
         raise ValueError(
             f"inverse_temperature={inverse_temperature}: must be 0 or positive."
+        )
+
+
+def _check_steps(num, steps, burn_in, thin):
+    if num < 1 or steps < 1:
+        raise ValueError(f"num={num}, steps={steps}: both must be at least 1.")
+    if burn_in < 0:
+        raise ValueError(f"burn_in={burn_in}: must be 0 or positive.")
+    if thin is not None and not 1 <= thin <= steps:
+        raise ValueError(f"thin={thin}: must be between 1 and steps={steps}.")
+    # Steps are counted in 32 bits on devices.
+    if max(burn_in + steps, num) >= 2**31:
+        raise ValueError(
+            f"num={num}, steps={steps}, burn_in={burn_in}: want fewer than 2^31."
         )
 
 
@@ -323,12 +231,14 @@ def _started(target, num, key, state, inverse_temperature):
     return jax.vmap(fresh.init)(parallel.shard(positions))
 
 
-def _tuned(target, group, warmup, target_acceptance) -> float:
+def _tuned(course, group, warmup, target_acceptance) -> float:
     """The step size that reaches the target acceptance, from the group's start."""
+    target, per_call = course.target, course.per_call
     loose = target.space == "latent" and target.prior == "none"
     limit = 0.01 if loose else 1.0
     tuner = adaptation.tuner(min(INITIAL_STEP_SIZE, limit))
-    for _, num_steps in _calls(0, warmup, _steps_per_call(target, group)):
+    for first in range(0, warmup, per_call):
+        num_steps = min(per_call, warmup - first)
         states, tuner = _warmed(
             target, num_steps, group, tuner, jnp.float32([limit, target_acceptance])
         )
@@ -354,52 +264,160 @@ def _warmed(target, num_steps, group, tuner, limit_and_target):
     )
 
 
-def _walk(target, group, times, step_size) -> Walk:
-    """Walks a group from time 0 through all `times`."""
-    start = group.states
-    before = np.asarray(_data(target, group.learner_state, start.position))
-    snapshots = [before[:SHOWN_CHAINS]]
-    observations = [jax.tree.map(lambda v: v[:, None], jax.vmap(_observed)(start))]
-    infos = []
-    per_call = _steps_per_call(target, group)
-    for first, last in itertools.pairwise(times):
-        for begin, num_steps in _calls(first, last, per_call):
-            states, record = _walked(target, num_steps, group, begin, step_size)
-            group = group._replace(states=states)
-            observations.append(record.observations)
-            infos.append(record.infos)
-        shown = group.states.position[:SHOWN_CHAINS]
-        snapshots.append(np.asarray(_data(target, group.learner_state, shown)))
+def _walks(course, whole, num, step_size, tuning) -> Iterator[walks.Walk]:
+    """The walks of all groups; the first one's step size is everyone's.
+
+    whole: the chains of all groups, without states.
+    """
+    for i, first in enumerate(range(0, num, CHAINS_PER_CALL)):
+        keys = jax.random.split(jax.random.fold_in(whole.key, i))
+        start_fn = functools.partial(
+            *(_started, course.target, min(CHAINS_PER_CALL, num - first), keys[0]),
+            *(whole.learner_state, whole.inverse_temperature),
+        )
+        like = jax.eval_shape(start_fn)
+        per_call = _steps_per_call(course.target, whole.learner_state, like.position)
+        course = course._replace(per_call=per_call)
+        group = whole._replace(key=keys[1], states=like)
+        group, step_size = _begun(course, i, group, start_fn, step_size, tuning)
+        yield _walk(course, i, group, step_size)
+
+
+def _begun(course, index, group, start_fn, step_size, tuning):
+    """(a group at the end of its burn-in, the step size): walked, or from disk.
+
+    group: with the form of its states in place of them.
+    """
+    plan, kept = course.plan, course.kept
+    found = kept.chunk(index, journal.START)
+    draft = found or kept.draft(index, journal.START, 0)
+    if draft:
+        group = _restored(group, draft)
+        step_size, begin = float(draft.arrays["step_size"]), draft.end
+        kept.progress.skip(plan.burn_in + begin)
+    else:
+        group = group._replace(states=start_fn())
+        _check_start(group.states)
+        step_size = _tuned(course, group, *tuning) if step_size is None else step_size
+        begin = -plan.burn_in
+    if not found:
+        place = journal.Chunk(index, journal.START, 0, {})
+        record = thinning.Record(plan, begin)
+        group = _advanced(course, place, record, group, step_size)
+        kept.add(place._replace(arrays=_arrays(record, group, step_size)))
+    return group, step_size
+
+
+def _walk(course, index, group, step_size) -> walks.Walk:
+    """Walks a group from the end of its burn-in through all steps."""
+    target, plan = course.target, course.plan
+    before = np.asarray(_data(target, group.learner_state, group.states.position))
+    energy, rms = jax.device_get(jax.vmap(_observed)(group.states))
+    records = {k: [np.zeros((len(before), 0), np.float32)] for k in thinning.RECORDED}
+    records |= {"energy": [energy[:, None]], "rms": [rms[:, None]]}
+    times, snapshots, begin = [0], [before[: walks.SHOWN_CHAINS]], 0
+    while begin < plan.steps:
+        group, chunk = _chunk(course, index, group, step_size, begin)
+        begin = chunk.end
+        for name, values in records.items():
+            values.append(chunk.arrays[name])
+        if "snapshot" in chunk.arrays:
+            times.append(begin)
+            snapshots.append(chunk.arrays["snapshot"])
     position = group.states.position
-    energy, rms = _concatenated(observations)
-    nothing = np.zeros((len(before), 0), np.float32)
-    infos = _concatenated(infos) if infos else kernel.Info(nothing, nothing, nothing)
-    return Walk(
+    return walks.Walk(
         x=np.asarray(_data(target, group.learner_state, position)),
         before=before,
         z=np.asarray(position) if target.space == "latent" else None,
         snapshots=np.stack(snapshots, axis=1),
-        times=times,
-        energy=energy,
-        rms=rms,
-        acceptance_prob=infos.acceptance_prob,
-        accepted=infos.accepted,
-        finite=infos.finite,
+        times=np.array(times),
         step_size=step_size,
+        burn_in=plan.burn_in,
+        thin=plan.thin,
+        **{name: np.concatenate(v, axis=1) for name, v in records.items()},
     )
 
 
+def _chunk(course, index, group, step_size, begin) -> tuple[Chains, journal.Chunk]:
+    """(the group at its end, the chunk that begins there): from disk, or walked."""
+    target, plan, kept, _ = course
+    if stored := kept.chunk(index, begin):
+        kept.progress.skip(stored.end - begin)
+        return _restored(group, stored), stored
+    # Where a damaged one ended, those after it are still of use.
+    end = kept.end(index, begin) or thinning.chunk_end(
+        plan, begin, group.states.position
+    )
+    place, record = journal.Chunk(index, begin, end, {}), thinning.Record(plan, begin)
+    if draft := kept.draft(index, begin, end):
+        kept.progress.skip(draft.end - begin)
+        group = _restored(group, draft)
+        record = thinning.Record(plan, draft.end, draft.arrays)
+    group = _advanced(course, place, record, group, step_size)
+    arrays = _arrays(record, group, step_size)
+    if index == 0 and end in plan.times:
+        shown = group.states.position[: walks.SHOWN_CHAINS]
+        arrays["snapshot"] = np.asarray(_data(target, group.learner_state, shown))
+    chunk = place._replace(arrays=arrays)
+    kept.add(chunk)
+    return group, chunk
+
+
+def _advanced(course, place, record, group, step_size) -> Chains:
+    """The group at the end of a chunk, recorded, and told to the journal as it goes."""
+    target, plan, kept, per_call = course
+    for begin, call in thinning.calls(plan, record.end, place.end, per_call):
+        states, trajectory = _walked(
+            target, call, group, plan.burn_in + begin, step_size
+        )
+        group = group._replace(states=states)
+        record.add(call, trajectory)
+        draft = functools.partial(_draft, place, record, group, step_size)
+        kept.advance(call.num_steps, draft)
+    return group
+
+
+def _draft(place, record, group, step_size) -> journal.Chunk:
+    """A chunk as far as it has come."""
+    arrays = _arrays(record, group, step_size)
+    return place._replace(end=record.end, arrays=arrays)
+
+
+def _arrays(record, group, step_size) -> dict:
+    """All that it takes to go on: the record, the states and the step size."""
+    leaves = enumerate(jax.tree.leaves(group.states))
+    states = {f"state_{i}": leaf for i, leaf in leaves}
+    return record.arrays() | states | {"step_size": np.float64(step_size)}
+
+
+def _restored(group, chunk) -> Chains:
+    """The group at the end of a chunk from disk; it has states of the same form."""
+    leaves, treedef = jax.tree.flatten(group.states)
+    # Types that NumPy does not know come back as bytes.
+    states = [
+        chunk.arrays[f"state_{i}"].view(leaf.dtype) for i, leaf in enumerate(leaves)
+    ]
+    return group._replace(states=_placed(jax.tree.unflatten(treedef, states)))
+
+
+@jax.jit
+def _placed(states):
+    """States of chains, split over the devices as `_started` does."""
+    return jax.tree.map(parallel.shard, states)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _walked(target, num_steps, group, begin, step_size):
-    """The states after `num_steps` more steps, and the record [num, num_steps]."""
+def _walked(target, call, group, begin, step_size):
+    """The states after a call, and the record [num, windows]."""
     log_density = _log_density(target, group.learner_state, group.inverse_temperature)
     fixed = target.kernel_fn(log_density, step_size=step_size, has_aux=True)
     run_one = functools.partial(
         kernel.chain,
-        num_steps=num_steps,
+        num_steps=call.num_steps,
         start=begin,
-        unroll=num_steps == 1,
-        observe=_observed,
+        thin=call.thin,
+        unroll=call.num_steps == 1,
+        observe=_drawn if call.draws else _observed,
     )
     keys = jax.random.split(jax.random.fold_in(group.key, 0), len(group.states.aux))
     return jax.vmap(lambda key, state: run_one(key, fixed, state))(keys, group.states)
@@ -418,95 +436,51 @@ def _observed(state):
     return state.aux, jnp.sqrt(jnp.mean(state.position**2))
 
 
-def _steps_per_call(target, group) -> int:
+def _drawn(state):
+    """What is observed where draws are kept."""
+    return (*_observed(state), state.position)
+
+
+def _integer(key) -> int:
+    """The words of a key as one number; of `jax.random.key(seed)` the seed."""
+    words = np.asarray(jax.random.key_data(key)).tolist()
+    return functools.reduce(lambda high, low: high << 32 | low, words)
+
+
+def _steps_per_call(target, state, positions) -> int:
     """How many steps to compile into one call.
 
     One for images on a CPU, whose convolutions are many times slower inside a loop.
     """
-    shape = jax.eval_shape(
-        functools.partial(_data, target), group.learner_state, group.states.position
-    ).shape
-    devices = group.states.position.sharding.device_set
+    data_fn = functools.partial(_data, target)
+    shape = jax.eval_shape(data_fn, state, positions).shape
+    devices = jax.sharding.get_mesh().devices.flat
     on_cpu = all(device.platform == "cpu" for device in devices)
     return 1 if on_cpu and len(shape) > 2 else STEPS_PER_CALL
 
 
-def _calls(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    """(begin, number of steps) of calls of at most `size` steps from first to last."""
-    for begin in range(first, last, size):
-        yield begin, min(size, last - begin)
-
-
-def _concatenated(records):
-    """Records [num, T_i] of consecutive calls as host arrays [num, T]."""
-    return jax.tree.map(lambda *v: np.concatenate(v, axis=1), *jax.device_get(records))
-
-
-def _joined(walks: list[Walk]) -> Walk:
+def _joined(found: list[walks.Walk]) -> walks.Walk:
     """Groups of chains as one walk; snapshots and settings are the first group's."""
-    first = walks[0]
+    first = found[0]
+    if len(found) == 1:
+        return first
     arrays = ("x", "before", "energy", "rms", "acceptance_prob", "accepted", "finite")
-    joined = {k: np.concatenate([getattr(w, k) for w in walks]) for k in arrays}
+    joined = {k: np.concatenate([getattr(w, k) for w in found]) for k in arrays}
     if first.z is not None:
-        joined["z"] = np.concatenate([w.z for w in walks])
+        joined["z"] = np.concatenate([w.z for w in found])
     return first._replace(**joined)
 
 
-def _landscape(target, state, inverse_temperature, walk) -> Landscape | None:
+def _landscape(target, whole, walk) -> walks.Landscape | None:
     """The density around planar samples."""
     if walk.x.shape[1:] != (2,):
         return None
     reach = np.quantile(np.abs(np.concatenate([walk.x, walk.before])), 0.995)
     grid = density.grid(size=200, extent=1.15 * max(float(reach), 1e-3))
-    energy_fn = functools.partial(target.learner.energy, state)
+    energy_fn = functools.partial(target.learner.energy, whole.learner_state)
     log_masses = density.cell_log_masses(
-        density.grid_energies(energy_fn, grid), inverse_temperature
+        density.grid_energies(energy_fn, grid), whole.inverse_temperature
     )
     values = np.exp(np.asarray(log_masses) - grid.log_cell_area)
     window = (-grid.extent, grid.extent, -grid.extent, grid.extent)
-    return Landscape(values.reshape(grid.size, grid.size), window)
-
-
-def _pictures(walk: Walk) -> dict[str, np.ndarray]:
-    """Name -> picture, as far as the data can be drawn."""
-    moved = len(walk.times) > 1
-    found = {}
-    if moved:
-        panels = {
-            "energy": walk.energy,
-            "acceptance": walk.acceptance_prob,
-            "rms of z" if walk.z is not None else "rms of x": walk.rms,
-        }
-        found["traces"] = plotting.traces(panels)
-    draw = _drawing(walk)
-    if draw:
-        found["after"] = draw(walk.x)
-    if draw and moved:
-        found |= {"before": draw(walk.before), "timeline": _timeline(walk)}
-    return found
-
-
-def _drawing(walk: Walk) -> Callable[[np.ndarray], np.ndarray] | None:
-    """How to draw samples [N, ...] of this data; None for vectors of other lengths."""
-    if walk.landscape:
-        return functools.partial(plotting.scatter, **walk.landscape._asdict())
-    if walk.x.ndim == 4:
-        return lambda x: plotting.image_grid(x[:SHOWN_CHAINS])
-    return None
-
-
-def _timeline(walk: Walk) -> np.ndarray:
-    if walk.landscape:
-        paths = walk.snapshots[:TIMELINE_CHAINS]
-        return plotting.scatter(walk.x, paths=paths, **walk.landscape._asdict())
-    # At most 11 columns fit a page.
-    every = math.ceil((len(walk.times) - 1) / 10)
-    rows = walk.snapshots[:TIMELINE_CHAINS, ::every]
-    return plotting.timeline(rows, walk.times[::every])
-
-
-def _frames(walk: Walk) -> list[np.ndarray]:
-    draw = _drawing(walk)
-    if draw is None:
-        return []
-    return [draw(walk.snapshots[:, t]) for t in range(len(walk.times))]
+    return walks.Landscape(values.reshape(grid.size, grid.size), window)

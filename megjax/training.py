@@ -2,7 +2,7 @@
 
 Iteration t is a function of (seed, t, state) alone, and calls of the compiled step
 always start at the same iterations, so a resumed run repeats an uninterrupted one bit
-for bit.
+for bit. All processes of a run go through the same loop; the main one writes.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import math
+import os
 import pathlib
 import resource
 import signal
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.experimental import multihost_utils
 
 from megjax import checkpoint, experiment, metrics, parallel
 from megjax.data import order, stream
@@ -50,10 +52,13 @@ class Restored(NamedTuple):
 
 
 class Window:
-    """Metrics since the last log line; means over iterations, rates over wall time."""
+    """Metrics since the last log line; means over iterations, rates over wall time.
 
-    def __init__(self, samples_per_iteration: int):
-        self.samples_per_iteration = samples_per_iteration
+    max_energy: magnitude of energies and their gap beyond which training has diverged.
+    """
+
+    def __init__(self, samples_per_iteration: int, max_energy: float):
+        self.samples_per_iteration, self.max_energy = samples_per_iteration, max_energy
         self.found = []
         self.pause()
 
@@ -74,23 +79,27 @@ class Window:
     def scalars(self, step: int) -> dict[str, float]:
         """Finite means and rates of the window that ends with `step`.
 
-        Raises FloatingPointError naming the first call with a non-finite metric.
+        Raises FloatingPointError naming the first call with a metric that is not
+        finite, or an energy beyond all bounds.
         """
         counts = [num for num, _ in self.found]
         found = jax.device_get([metrics for _, metrics in self.found])
         for end, num, one in zip(_ends(step, counts), counts, found):
-            bad = [name for name, value in one.items() if not np.isfinite(value)]
+            bad = {k: v for k, v in one.items() if self._is_bad(k, v)}
             if bad:
-                raise FloatingPointError(
-                    f"{', '.join(sorted(bad))} not finite in iterations "
-                    f"{end - num + 1}-{end}: lower the learning rate, or raise "
-                    "score_weight; the last checkpoint is kept"
-                )
+                words = ", ".join(f"{k} = {v:.4g}" for k, v in sorted(bad.items()))
+                raise FloatingPointError(f"{words} in iterations {end - num + 1}-{end}")
         means = {
             name: float(np.average([one[name] for one in found], weights=counts))
             for name in found[0]
         }
         return means | self._resources()
+
+    def _is_bad(self, name: str, value: np.ndarray) -> bool:
+        is_energy = name.startswith("energy_") and not name.endswith("_norm")
+        return not abs(value) <= (self.max_energy if is_energy else np.inf) or (
+            not np.isfinite(value)
+        )
 
     def _resources(self) -> dict[str, float]:
         """Rates and peak memory; no rates where nothing was timed."""
@@ -107,6 +116,16 @@ def _ends(step: int, counts: list[int]) -> list[int]:
     return list(step - sum(counts) + np.cumsum(counts))
 
 
+class Run(NamedTuple):
+    """A run in training. interrupted: () -> number of a signal that came, or None."""
+
+    config: ml_collections.ConfigDict
+    built: experiment.Experiment
+    workdir: pathlib.Path
+    checkpoints: checkpoint.Checkpoints
+    interrupted: Callable[[], int | None]
+
+
 class Stopped(Exception):
     """Training ended early on a signal, with its state saved; carries the signal."""
 
@@ -115,9 +134,19 @@ class Stopped(Exception):
         self.number = number
 
 
-def keys(seed: int) -> Keys:
-    """The key streams of a seed."""
-    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+def keys(seed: int, returns: int = 0) -> Keys:
+    """The key streams of a seed.
+
+    returns: how often training went back to a checkpoint; after the n-th time batches
+    and noise are others than before.
+    """
+    streams = Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+    if not returns:
+        return streams
+    return streams._replace(
+        order=jax.random.fold_in(streams.order, returns),
+        step=jax.random.fold_in(streams.step, returns),
+    )
 
 
 def initial_state(learner: Learner, data: Dataset, batch_size: int, key: Key) -> PyTree:
@@ -130,7 +159,8 @@ def iteration(
 ):
     """(state, step, store) -> (state, metrics): gather a batch, update the learner.
 
-    With `resident` the store is the whole set, else the rows of this very batch.
+    With `resident` the store is the whole set, else the rows of this very batch, as
+    `stream.batches` gives them.
     """
     shape = (learner.num_batches, batch_size)
 
@@ -140,21 +170,26 @@ def iteration(
             indices = order.batch_indices(
                 keys.order, step, num_examples=data.num_examples, shape=shape
             )
+            indices = parallel.shard(indices, axis=1)
+            x = data.take(store, indices.reshape(-1)).reshape(*shape, *data.shape)
         else:
-            indices = jnp.arange(math.prod(shape), dtype=jnp.int32).reshape(shape)
-        indices = parallel.shard(indices, axis=1)
-        x = data.take(store, indices.reshape(-1)).reshape(*shape, *data.shape)
+            x = parallel.mapped(lambda rows: data.take(rows, _all(rows)), store)
+            x = x.reshape(*shape[::-1], *data.shape).swapaxes(0, 1)
         x = parallel.shard(x, axis=1)
         return learner.step(jax.random.fold_in(keys.step, step), state, x)
 
     return one
 
 
+def _all(rows: PyTree) -> jax.Array:
+    return jnp.arange(len(jax.tree.leaves(rows)[0]), dtype=jnp.int32)
+
+
 def compiled(one, num: int, options: Mapping[str, str] | None = None):
     """(state, first step, store) -> (state, mean metrics) over `num` iterations.
 
-    options: of the compiler. The state is donated. A single iteration is not wrapped in a loop, in which XLA's
-    CPU convolutions are slow.
+    options: of the compiler. The state is donated. A single iteration is not wrapped in
+    a loop, in which XLA's CPU convolutions are slow.
     """
 
     def call(state, first, store):
@@ -189,15 +224,18 @@ def compiler_options(settings: ml_collections.ConfigDict) -> dict[str, str] | No
 
 
 def calls(
-    config: ml_collections.ConfigDict, built: experiment.Experiment, first: int
+    config: ml_collections.ConfigDict,
+    built: experiment.Experiment,
+    first: int,
+    returns: int = 0,
 ) -> Iterator[tuple[int, int, Callable]]:
     """(step, num, call) until `num_steps`: call(state) runs iterations step..step+num.
 
-    Boundaries lie at multiples of the same number wherever `first` is, so a resumed
+    returns: as for `keys`. Boundaries lie at multiples of the same number wherever `first` is, so a resumed
     run makes the calls that an uninterrupted one makes.
     """
     settings, data = config.train, built.data
-    streams, resident = keys(settings.seed), data.stream is None
+    streams, resident = keys(settings.seed, returns), data.stream is None
     one = iteration(built.learner, data, config.batch_size, streams, resident)
     options = compiler_options(settings)
     program = functools.cache(lambda num: compiled(one, num, options))
@@ -207,12 +245,29 @@ def calls(
         feed = itertools.repeat(parallel.replicate(data.store, mesh))
     else:
         shape = (built.learner.num_batches, config.batch_size)
-        length, feed = 1, stream.batches(data, streams.order, first, shape)
+        length, feed = 1, _streamed(data, streams.order, first, shape)
     step = first
     while step < settings.num_steps:
         num = min(length - step % length, settings.num_steps - step)
         yield step, num, functools.partial(program(num), first=step, store=next(feed))
         step += num
+
+
+def _streamed(
+    data: Dataset, key: Key, first: int, shape: tuple[int, int]
+) -> Iterator[PyTree]:
+    """Batches from step `first` on, each process with the rows of its own devices."""
+    mesh, num = jax.sharding.get_mesh(), shape[1]
+    if num % mesh.size == 0:
+        rows = parallel.local_rows(num, mesh)
+        for batch in stream.batches(data, key, first, shape, rows=rows):
+            yield parallel.assemble(batch, math.prod(shape), mesh)
+    elif jax.process_count() > 1:
+        raise ValueError(
+            f"config.batch_size={num}: give a multiple of the {mesh.size} devices"
+        )
+    else:
+        yield from stream.batches(data, key, first, shape)
 
 
 def train(
@@ -225,62 +280,110 @@ def train(
 ) -> PyTree:
     """Trains to `config.train.num_steps`, resuming what the directory holds.
 
-    Returns the final state. Raises ValueError where a setting is unusable or the
-    directory holds a run with another config, FloatingPointError at non-finite metrics
-    (the last good checkpoint stays), Stopped after SIGTERM or SIGINT with the state
-    saved.
+    Returns the final state. Where metrics or the state are no longer finite, or
+    energies exceed `train.max_energy`, it goes on from the last checkpoint with other
+    batches and noise, all players and optimizers together, `train.max_returns` times.
+
+    Raises ValueError where a setting is unusable or the directory holds a run with
+    another config, FloatingPointError after the last return (the checkpoint stays),
+    Stopped after SIGTERM or SIGINT with the state saved.
     """
-    settings = config.train
     _check(config)
-    samples_per_iteration = built.learner.num_batches * config.batch_size
     with (
         jax.set_mesh(parallel.data_mesh(devices)),
-        interruption() as interrupted,
-        checkpoint.opened(workdir, keep=settings.keep) as checkpoints,
+        _stopping() as interrupted,
+        checkpoint.opened(workdir, keep=config.train.keep) as checkpoints,
     ):
         checkpoint.claim(workdir, config_file, experiment.plain_values(config))
-        state, first = latest(checkpoints, config, built)
-        if first:
-            LOG.info("resuming at step %d of %d", first, settings.num_steps)
-        with metrics.opened(workdir, first, settings.num_steps) as writer:
-            window = Window(samples_per_iteration)
-            for step, num, call in calls(config, built, first):
-                state, found = call(state)
-                window.add(num, found)
-                if step == first:
-                    jax.block_until_ready(found)
-                    window.pause()
-                step += num
-                last, stopped = step == settings.num_steps, interrupted()
-                log, save = (
-                    last or stopped or step % every == 0
-                    for every in (settings.log_every, settings.save_every)
-                )
-                evaluation = last or step % settings.evaluate_every == 0
-                if log or save or evaluation:
-                    scalars = window.scalars(step)
-                if log:
-                    writer.write(step, scalars)
-                    writer.progress(step, scalars)
-                    window = Window(samples_per_iteration)
-                if evaluation:
-                    evaluate(built, settings.seed, state, step, writer)
-                    window.pause()
-                # Last, so that a run resumes with everything up to here written.
-                if save:
-                    checkpoint.save(checkpoints, step, state)
-                if stopped and not last:
-                    checkpoint.finished(checkpoints)
-                    raise Stopped(stopped, step)
-            digest = checkpoint.state_digest(state)
-            LOG.info("step %d state sha256 %s", settings.num_steps, digest)
+        run = Run(config, built, workdir, checkpoints, interrupted)
+        start = latest(checkpoints, config, built)
+        if start.step:
+            num_steps = config.train.num_steps
+            LOG.info("resuming at step %d of %d", start.step, num_steps)
+        while True:
+            try:
+                state = _advanced(run, start)
+                break
+            except FloatingPointError as error:
+                start = _returned(run, start.returns, error)
+        digest = checkpoint.state_digest(state)
+        LOG.info("step %d state sha256 %s", config.train.num_steps, digest)
     return state
 
 
+def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
+    """The final state, trained from a start, with everything due on the way."""
+    settings, built = run.config.train, run.built
+    state, returns = start.state, start.returns
+    samples_per_iteration = built.learner.num_batches * run.config.batch_size
+    window = Window(samples_per_iteration, settings.max_energy)
+    with metrics.opened(run.workdir, start.step, settings.num_steps) as writer:
+        if returns:
+            writer.write(start.step, {"returns": returns})
+        for step, num, call in calls(run.config, built, start.step, returns):
+            state, found = call(state)
+            window.add(num, found)
+            if step == start.step:
+                jax.block_until_ready(found)
+                window.pause()
+            step += num
+            last, stopped = step == settings.num_steps, run.interrupted()
+            log, save = (
+                last or stopped or step % every == 0
+                for every in (settings.log_every, settings.save_every)
+            )
+            evaluation = last or step % settings.evaluate_every == 0
+            if log or save or evaluation:
+                scalars = window.scalars(step)
+            if log:
+                writer.write(step, scalars)
+                writer.progress(step, scalars)
+                window = Window(samples_per_iteration, settings.max_energy)
+            if evaluation:
+                evaluate(built, settings.seed, state, step, writer)
+                window.pause()
+            # Last, so that a run resumes with everything up to here written.
+            if save:
+                checkpoint.save(run.checkpoints, step, state, returns=returns)
+            if stopped and not last:
+                checkpoint.finished(run.checkpoints)
+                raise Stopped(stopped, step)
+    return state
+
+
+def _returned(run: Run, returns: int, error: FloatingPointError) -> checkpoint.Saved:
+    """The last checkpoint, to start from once more; raises the error at the limit.
+
+    Counted are the returns of the whole run, which checkpoints carry on.
+    """
+    checkpoint.finished(run.checkpoints)
+    limit = run.config.train.max_returns
+    if returns >= limit:
+        raise FloatingPointError(
+            f"{error}, after {returns} returns to a checkpoint: lower the learning "
+            "rate, regularise more (score_weight, penalty, l2), or raise "
+            "train.max_energy or max_returns; the last checkpoint is kept"
+        ) from error
+    saved = latest(run.checkpoints, run.config, run.built)
+    LOG.warning(
+        "%s: back to step %d with other batches and noise (%d of %d returns)",
+        error,
+        saved.step,
+        returns + 1,
+        limit,
+    )
+    return saved._replace(returns=returns + 1)
+
+
 def evaluate(built, seed, state, step, writer) -> None:
-    """Writes what the experiment's evaluations report; the same key every time."""
+    """Writes what the experiment's evaluations report; the same key every time.
+
+    Of several processes each computes them on its own devices: none waits for another.
+    """
+    state = parallel.local(state)
     for name, evaluation in built.evaluations.items():
-        report = evaluation(keys(seed).evaluation, state)
+        with parallel.locally():
+            report = evaluation(keys(seed).evaluation, state)
         found = ", ".join(f"{k} {v:.4g}" for k, v in report.metrics.items())
         LOG.info("step %d %s: %s", step, name, found or "see the pictures")
         if report.metrics:
@@ -290,16 +393,22 @@ def evaluate(built, seed, state, step, writer) -> None:
         )
 
 
-def latest(checkpoints, config, built) -> tuple[PyTree, int]:
-    """The newest intact state and its step, or a fresh state and 0."""
+def latest(checkpoints, config, built) -> checkpoint.Saved:
+    """The newest intact state, over the mesh that is set; a fresh one at step 0."""
     key = keys(config.train.seed).init
     init = _init(built.learner, built.data, config.batch_size)
-    found = checkpoint.restore(checkpoints, init.eval_shape(key))
-    return (found[1], found[0]) if found else (init(key), 0)
+    found = checkpoint.restore(checkpoints, jax.eval_shape(init, key))
+    if found is None:
+        return checkpoint.Saved(0, init(key), 0)
+    return found._replace(
+        state=parallel.replicate(found.state, jax.sharding.get_mesh())
+    )
 
 
 def restore(workdir: pathlib.Path, assignments: Iterable[str] = ()) -> Restored:
     """The newest intact checkpoint of a run, with its experiment rebuilt.
+
+    All processes call it together; each has the state on its own devices.
 
     assignments: FIELD=VALUE, carried out on the run's config before that.
     Raises FileNotFoundError where the directory holds no run or no checkpoint yet, and
@@ -308,17 +417,18 @@ def restore(workdir: pathlib.Path, assignments: Iterable[str] = ()) -> Restored:
     config_file, values = checkpoint.claimed(workdir)
     config = experiment.load(config_file, values)
     experiment.assign(config, assignments)
-    built = config.build(config)
+    _check(config)
+    built = experiment.built(config)
     with (
-        jax.set_mesh(parallel.data_mesh()),
+        jax.set_mesh(parallel.data_mesh(jax.local_devices())),
         checkpoint.opened(
             workdir, keep=config.train.keep, writable=False
         ) as checkpoints,
     ):
-        state, step = latest(checkpoints, config, built)
-    if not step:
+        saved = latest(checkpoints, config, built)
+    if not saved.step:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it first")
-    return Restored(config, built, state, step)
+    return Restored(config, built, saved.state, saved.step)
 
 
 @contextlib.contextmanager
@@ -348,6 +458,33 @@ def interruption() -> Iterator[Callable[[], int | None]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _stopping() -> Iterator[Callable[[], int | None]]:
+    """The question of `interruption` for all processes of a run at once.
+
+    A signal to one is told to all at the same call: the JAX runtime takes SIGTERM,
+    makes it known and agrees on the call.
+    """
+    if jax.process_count() == 1:
+        with interruption() as interrupted:
+            yield interrupted
+        return
+    asked, received = itertools.count(), []
+
+    def agreed():
+        if multihost_utils.reached_preemption_sync_point(next(asked)):
+            received.append(signal.SIGTERM)
+        return received[0] if received else None
+
+    previous = signal.signal(
+        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    try:
+        yield agreed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def peak_memory() -> int:
     """Peak bytes of the fullest device, or of this process where that is unknown."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
@@ -368,11 +505,32 @@ def _init(learner: Learner, data: Dataset, batch_size: int) -> Callable:
     )
 
 
+def _check_compiler(options: Mapping[str, str] | None) -> None:
+    """ValueError at an option that XLA does not know."""
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"config.train.compiler_options_cpu={options}: give what XLA knows "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+
+
 def _check(config: ml_collections.ConfigDict) -> None:
-    """ValueError where a field of the loop is not a positive number."""
+    """ValueError where a field of the loop cannot be what it is."""
     fields = ("num_steps", "log_every", "save_every", "evaluate_every", "keep")
     fields += ("iterations_per_call", "iterations_per_call_cpu")
     values = {f"train.{name}": config.train[name] for name in fields}
+    if config.train.max_returns < 0 or not config.train.max_energy > 0:
+        raise ValueError(
+            f"config.train.max_returns={config.train.max_returns}, max_energy="
+            f"{config.train.max_energy}: give at least 0 returns, and a positive bound"
+        )
+    if config.train.num_steps >= 2**31:
+        raise ValueError(
+            f"config.train.num_steps={config.train.num_steps}: give less than 2^31"
+        )
     for name, value in (values | {"batch_size": config.batch_size}).items():
         if value < 1:
             raise ValueError(f"config.{name}={value}: give at least 1")
+    _check_compiler(compiler_options(config.train))

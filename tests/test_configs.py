@@ -77,7 +77,7 @@ TRACED = {
     "stacked_mnist_small": {},
     "celeba": {},
     "flowers": {},
-    "flowers ": {"image_size": 64},
+    "flowers ": {"image_size": 64, "dtype": "bfloat16", "remat": True},
     "kdd99": {},
     "toy_25gaussians:calibrated": {},
     "toy_8gaussians": {},
@@ -89,6 +89,8 @@ TRACED = {
     "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
     "digits ": {"dtype": "bfloat16"},
     "digits  ": {"meg.refinement_steps": 1, "meg.average_decay": 0.9},
+    "digits   ": {"meg.num_microbatches": 2, "remat": True},
+    "wgan_gp ": {"wgan_gp.num_microbatches": 2},
     "rbm_digits:labelled": MACHINE,
     "rbm_mnist": MACHINE | {"contrast.persistent": False, "pixels": "drawn"},
     "rbm_mnist:notebook": MACHINE,
@@ -101,6 +103,8 @@ TRACED = {
     "deep_directed_mnist:digits": {"deep_directed.optimizer": "adam"},
     "toy_two_spirals": {},
     "toy_four_spin": {},
+    "neural_energy": {"contrast.num_chains": 4, "mala.num_steps": 2},
+    "neural_energy:four_spin": {"contrast.persistent": False},
     "maxent_ising": LATTICE,
     "maxent_ising:1.75": LATTICE,
     "dbm_ising": LATTICE | DEEP_LATTICE,
@@ -423,3 +427,18 @@ def test_a_run_of_another_version_is_told(made_up):
         experiment.load("configs/digits.py", values | {"gone": 1})
     with pytest.raises(FileNotFoundError, match="gone.py of the run is missing"):
         experiment.load("configs/gone.py", values)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("digits", {"meg.num_microbatches": 3}, "meg.num_microbatches=3 does not div"),
+        ("digits", {"meg.num_microbatches": 0}, "meg.num_microbatches=0: give at"),
+        ("wgan_gp", {"wgan_gp.num_microbatches": 3}, "wgan_gp.num_microbatches=3 does"),
+        ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
+    ],
+)
+def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):
+    with pytest.raises(ValueError, match=words):
+        config = small_config(name, made_up, fields)
+        config.build(config)

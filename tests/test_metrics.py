@@ -111,8 +111,10 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, part):
         metrics.opened(tmp_path, 0, 9) as writer,
     ):
         if part == "lines":
-            writer.lines.close()
-            writer.lines = types.SimpleNamespace(write=full_disk, close=bool)
+            lines = writer.lines
+            writer.lines = types.SimpleNamespace(
+                write=full_disk, close=lines.close, fileno=lines.fileno
+            )
         elif part == "events":
             monkeypatch.setattr(writer.events, "flush", full_disk)
         else:
@@ -120,8 +122,9 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, part):
         writer.write(1, {"loss": 1.0})
         writer.write_pictures(1, {"grid": np.zeros((4, 5, 3), np.uint8)})
     assert str(error.value) == (
-        f"writing metrics to {tmp_path} failed (No space left on device): free or "
-        "repair the disk, then run the command again; checkpoints are kept"
+        f"writing metrics to {tmp_path} failed (No space left on device): free, "
+        "repair or bring back the disk, then run the command again; checkpoints there "
+        "are kept"
     )
 
 
@@ -138,6 +141,24 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_whole_lines(tmp_path):
         assert len(steps) > 100 and steps == list(range(1, len(steps) + 1))
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_directory_that_vanishes_is_noticed(tmp_path, moved):
+    run = tmp_path / "run"
+    run.mkdir()
+    with (
+        pytest.raises(OSError, match="metrics.jsonl has been moved or deleted"),
+        metrics.opened(run, 0, 100) as writer,
+    ):
+        writer.write(1, {"loss": 1.0})
+        if moved:
+            run.rename(tmp_path / "elsewhere")
+        else:
+            shutil.rmtree(run)
+        run.mkdir()
+        (run / "metrics.jsonl").touch()
+        writer.write(2, {"loss": 1.0})
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "pictures"])

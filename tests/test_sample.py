@@ -3,24 +3,28 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 STUBBED = """
-import sys, types
+import os, sys, types
 import jax, jax.numpy as jnp
 import sample
-from megjax import command, training
+from megjax import command, journal, training
 from megjax.learners.learner import Learner
 
+# Three coordinates have no pictures.
+dim = 3 if "--space=data" in sys.argv else 2
 learner = Learner(
     init=None,
     step=None,
-    sample=lambda key, state, num: state * jax.random.normal(key, (num, 2)),
+    sample=lambda key, state, num: state * jax.random.normal(key, (num, dim)),
     energy=lambda state, x: jnp.sum(x**2, axis=1) / 2,
     latents=lambda key, num: jax.random.normal(key, (num, 2)),
     generate=lambda state, z: state * z,
@@ -31,6 +35,7 @@ def restore(workdir):
     return training.Restored(None, built, jnp.float32(1), 7)
 
 training.restore = restore
+journal.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))
 command.run(sample.main)
 """
 
@@ -81,3 +86,50 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     done = sample(tmp_path, "--workdir=here", "--num=0")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: num=0, steps=100: both must be at least 1")
+
+
+LONG = ("--workdir=run", "--steps=20000", "--num=4", "--burn_in=7", "--step_size=0.3")
+LONG += ("--keep_draws", "--space=data")
+
+
+def started(directory, out):
+    """A long walk of sample.py under way, with something of it on disk."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBED, *LONG, f"--out={out}"],
+        cwd=directory,
+        env=env | {"SAVE_SECONDS": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    draft = directory / out / "chunks/draft.npz"
+    before = draft.stat().st_mtime_ns if draft.exists() else 0
+    while process.poll() is None:
+        if draft.exists() and draft.stat().st_mtime_ns != before:
+            return process
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def test_a_walk_killed_and_terminated_ends_as_the_untouched_one(tmp_path):
+    process = started(tmp_path, "killed")
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process = started(tmp_path, "killed")
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert told.startswith("SIGTERM: saved at step ")
+    assert told.endswith(" of 20007; the same command goes on")
+    for out in ("killed", "whole"):
+        assert sample(tmp_path, *LONG, f"--out={out}").returncode == 0
+    for part in ("", "chunks"):
+        killed, whole = (
+            {p.name: p.read_bytes() for p in (tmp_path / out / part).glob("*.*")}
+            for out in ("killed", "whole")
+        )
+        assert killed == whole
+    assert len(list((tmp_path / "killed/chunks").glob("*.npz"))) == 21
+    report = json.loads((tmp_path / "killed/report.json").read_text())
+    assert (report["thin"], report["burn_in"], report["steps"]) == (2, 7, 20000)

@@ -63,7 +63,7 @@ def learner(bad_step=None, traces=None):
         residual = state["w"] - jnp.mean(x, axis=(0, 1)) + 0.1 * noise
         count = state["count"] + 1
         loss = jnp.sum(residual**2)
-        found = {"loss": loss, "count": count.astype(jnp.float32)}
+        found = {"loss": loss, "count": count.astype(jnp.float32), "energy_gap": 99.0}
         if bad_step is not None:
             found["loss"] = jnp.where(count == bad_step, jnp.nan, loss)
         return {"w": state["w"] - 0.1 * residual, "count": count}, found
@@ -82,6 +82,8 @@ def config_of(num_steps=20, **settings):
         "iterations_per_call_cpu": 2,
         "compiler_options_cpu": {},
         "keep": 3,
+        "max_returns": 0,
+        "max_energy": 100.0,
     }
     return ml_collections.ConfigDict({"batch_size": 8, "train": train | settings})
 
@@ -124,7 +126,7 @@ def signalled(monkeypatch, stop):
     def interruption():
         yield lambda: signal.SIGTERM if next(steps, None) == stop else None
 
-    monkeypatch.setattr(training, "interruption", interruption)
+    monkeypatch.setattr(training, "_stopping", interruption)
 
 
 def steps_on_disk(workdir):
@@ -167,7 +169,7 @@ def test_loop_by_hand(tmp_path):
 
 
 def test_rates_are_of_the_window_and_leave_pauses_out():
-    window = training.Window(samples_per_iteration=16)
+    window = training.Window(samples_per_iteration=16, max_energy=1.0)
     time.sleep(0.3)
     window.pause()
     window.add(3, {"loss": jnp.float32(1)})
@@ -191,7 +193,7 @@ def test_a_window_of_only_the_first_call_has_no_rate(tmp_path):
 
 @pytest.mark.parametrize(("bad", "words"), [(7, "7-8"), (8, "7-8"), (9, "9-10")])
 def test_non_finite_metrics_name_the_iterations(tmp_path, bad, words):
-    with pytest.raises(FloatingPointError, match=f"loss not finite in .* {words}:"):
+    with pytest.raises(FloatingPointError, match=f"loss = nan in .* {words},"):
         train(tmp_path, config_of(), learner(bad_step=bad))
     good = (bad - 1) // 4 * 4
     assert steps_on_disk(tmp_path)[-1] == good
@@ -204,6 +206,90 @@ def test_a_run_resumes_before_its_non_finite_iteration(tmp_path, uninterrupted):
     state = train(tmp_path, config_of())
     assert checkpoint.state_digest(state) == uninterrupted[0]
     assert logged(tmp_path) == uninterrupted[1]
+
+
+def unlucky(iteration, spoiled):
+    """The learner, whose iteration is spoiled under the keys of no return.
+
+    spoiled: (state, metrics) -> (state, metrics)
+    """
+    key = jax.random.fold_in(training.keys(0).step, iteration - 1)
+    bad, good = jax.random.key_data(key), learner()
+
+    def step(key, state, x):
+        found = good.step(key, state, x)
+        is_bad = jnp.all(jax.random.key_data(key) == bad)
+        return jax.tree.map(
+            lambda a, b: jnp.where(is_bad, a, b), spoiled(*found), found
+        )
+
+    return good._replace(step=step)
+
+
+def nan_loss(state, found):
+    return state, found | {"loss": jnp.nan}
+
+
+def nan_state(state, found):
+    return state | {"w": state["w"] * jnp.nan}, found
+
+
+def high_energy(state, found):
+    return state, found | {"energy_gap": jnp.float32(-401.0)}
+
+
+@pytest.fixture(scope="module")
+def returned(tmp_path_factory):
+    """The state of 20 iterations, 4 as always and 16 under the keys of a return."""
+    workdir = tmp_path_factory.mktemp("returned")
+    state = train(workdir, config_of(num_steps=4))
+    built = experiment.Experiment(table(), learner(), {})
+    with jax.set_mesh(parallel.data_mesh(jax.devices()[:1])):
+        for _, _, call in training.calls(config_of(), built, 4, returns=1):
+            state, _ = call(state)
+    return checkpoint.state_digest(state)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "spoiled"),
+    [(7, nan_loss), (7, nan_state), (8, nan_state), (5, high_energy)],
+)
+def test_a_divergence_goes_back_with_other_noise(
+    tmp_path, iteration, spoiled, returned, caplog
+):
+    method = unlucky(iteration, spoiled)
+    state = train(tmp_path, config_of(max_returns=1), method)
+    assert checkpoint.state_digest(state) == returned
+    assert logged(tmp_path, "returns") == {4: 1}
+    assert sorted(logged(tmp_path)) == [4, 8, 12, 16, 20]
+    assert "back to step 4 with other batches and noise (1 of 1 returns)" in caplog.text
+
+
+def test_returns_are_counted_over_kills(tmp_path, returned):
+    method = unlucky(7, nan_loss)
+    with pytest.raises(training.Stopped):
+        train(
+            tmp_path,
+            config_of(max_returns=1),
+            method,
+            evaluations=at(16, kill(signal.SIGTERM)),
+        )
+    state = train(tmp_path, config_of(max_returns=1), method)
+    assert checkpoint.state_digest(state) == returned
+
+
+def test_a_fresh_start_is_a_checkpoint_too(tmp_path):
+    state = train(tmp_path, config_of(max_returns=1), unlucky(2, nan_loss))
+    assert int(state["count"]) == 20
+    assert logged(tmp_path, "returns") == {0: 1}
+
+
+def test_returns_end(tmp_path):
+    words = "loss = nan in iterations 5-6, after 2 returns to a checkpoint: lower the"
+    with pytest.raises(FloatingPointError, match=words):
+        train(tmp_path, config_of(max_returns=2), learner(bad_step=6))
+    assert steps_on_disk(tmp_path) == [4]
+    assert logged(tmp_path, "returns") == {4: 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -314,7 +400,7 @@ def test_a_restored_state_is_laid_out_like_a_fresh_one(tmp_path):
         jax.set_mesh(parallel.data_mesh()),
         checkpoint.opened(tmp_path, keep=1, writable=False) as checkpoints,
     ):
-        state, step = training.latest(checkpoints, config_of(), built)
+        step, state, _ = training.latest(checkpoints, config_of(), built)
         fresh = training.initial_state(learner(), table(), 8, jax.random.key(0))
     assert step == 4
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, fresh)

@@ -22,6 +22,8 @@ def custom(
 ) -> Dataset:
     """The training set at `path`: a folder, as `folder`, or a .npz/.npy, as `array`."""
     root = pathlib.Path(path).expanduser()
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size={image_size}: give a side in pixels.")
     if root.is_dir():
         return folder(
             path,
@@ -109,24 +111,28 @@ def _frame(path: pathlib.Path, **options) -> np.ndarray:
     try:
         with path.open("rb") as stream:
             return images.decoded(stream, **options)
-    except (OSError, SyntaxError) as error:
+    # Pillow's readers raise whatever their parsers do.
+    except Exception as error:
         raise ValueError(f"{path} is not a readable image: {error}.") from error
 
 
 def _loaded(path: pathlib.Path) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = loaded.files
+            wanted = names[0] if len(names) == 1 else "x"
+            array = loaded[wanted] if wanted in names else None
+    # NumPy and zipfile raise whatever their parsers do.
+    except Exception as error:
         raise ValueError(f"{path} is not a plain .npy or .npz: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        name = loaded.files[0] if len(loaded.files) == 1 else "x"
-        if name not in loaded.files:
-            raise ValueError(
-                f"{path} holds arrays {loaded.files}: keep one, or name one x."
-            )
-        return loaded[name]
+    if not isinstance(array, np.ndarray):
+        raise ValueError(  # noqa: TRY004
+            f"{path} holds arrays {names}: keep one, or name one x."
+        )
+    return array
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -260,8 +260,9 @@ def _version_dir(name: str, data_dir: str | None) -> pathlib.Path:
     versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if not versions:
         raise FileNotFoundError(
-            f"No prepared dataset {name!r} in {root.absolute()}: point "
-            "--config.data_dir at the folder that holds it, or prepare it there with "
+            f"No prepared dataset {name!r} in {root.absolute()}: point data_dir "
+            "(train.py: --config.data_dir, else --data_dir) at the folder that holds "
+            "it, or prepare it there with "
             f"`python -m megjax.data.prepare {name} --data_dir={data_dir}`."
         )
     return max(versions, key=lambda path: [int(n) for n in path.name.split(".")])

@@ -10,7 +10,6 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import scipy.io
-from absl import app, flags
+from absl import flags
 from sklearn import datasets
 
+from megjax import command
 from megjax.data import kdd99
 
 NAMES = (
@@ -267,20 +267,15 @@ def _text(cell: Any) -> str:
     return cell.decode() if isinstance(cell, bytes) else str(cell)
 
 
-def main(argv: list[str]) -> None:
-    """Prepares the set that the command line names; mistakes exit with one line."""
-    if len(argv) != 2:
-        raise app.UsageError(f"name one data set of {', '.join(NAMES)}")
+def main(name: str) -> None:
+    """Prepares the set that the command line names."""
     data_dir = flags.FLAGS.data_dir or os.environ.get("TFDS_DATA_DIR")
-    try:
-        folder = prepare(
-            argv[1],
-            data_dir=data_dir or "~/tensorflow_datasets",
-            raw_dir=flags.FLAGS.raw_dir,
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(f"Prepared {argv[1]} in {folder}")
+    folder = prepare(
+        name,
+        data_dir=data_dir or "~/tensorflow_datasets",
+        raw_dir=flags.FLAGS.raw_dir,
+    )
+    print(f"Prepared {name} in {folder}")
 
 
 if __name__ == "__main__":
@@ -288,4 +283,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir", None, "Where to prepare; else $TFDS_DATA_DIR or TFDS's default."
     )
-    app.run(main)
+    command.run(main, choices=NAMES)

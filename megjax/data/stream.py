@@ -23,12 +23,15 @@ def batches(
     first_step: int,
     shape: tuple[int, int],
     *,
+    rows: np.ndarray | None = None,
     num_threads: int = 4,
     prefetch: int = 8,
 ) -> Iterator[Any]:
-    """Rows for `dataset.take`, leading axis K * B, of step `first_step` and all after.
+    """Rows for `dataset.take`, leading axis B * K, of step `first_step` and all after.
 
-    key, shape: (K, B), as for `order.batch_indices`.
+    key, shape: (K, B), as for `order.batch_indices`. The K examples of a place in the
+    batch follow each other, so that a part of the batch is a part of the rows.
+    rows: the places in the batch to read; by default all B.
     prefetch: steps read ahead, by `num_threads` threads.
 
     ValueError where the set lives on the device; ImportError where grain is missing.
@@ -36,17 +39,17 @@ def batches(
     if dataset.stream is None:
         raise ValueError(f"Dataset {dataset.name!r} lives on the device: index it.")
     grain = _grain()
-    indices = _host_indices(key, dataset.num_examples, shape)
+    indices = _host_indices(key, dataset.num_examples, shape, rows)
     steps = grain.MapDataset.range(first_step, _LAST_STEP)
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads)
     )
-    rows = steps.map(lambda step: dataset.stream(indices(step)))
-    return iter(rows.to_iter_dataset(options))
+    found = steps.map(lambda step: dataset.stream(indices(step)))
+    return iter(found.to_iter_dataset(options))
 
 
-def _host_indices(key: Key, num_examples: int | None, shape: tuple[int, int]):
-    """step -> int32 [K * B], off the accelerator, whose queue is full of training."""
+def _host_indices(key, num_examples, shape, rows):
+    """step -> int32 [len(rows) * K], off the accelerator, whose queue is full of training."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -61,7 +64,8 @@ def _host_indices(key: Key, num_examples: int | None, shape: tuple[int, int]):
 
     def on_host(step: int) -> np.ndarray:
         step = jax.device_put(np.int32(step), device)
-        return np.asarray(indices(data, step)).reshape(-1)
+        found = np.asarray(indices(data, step)).T
+        return (found if rows is None else found[rows]).reshape(-1)
 
     return on_host
 

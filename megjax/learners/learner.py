@@ -83,6 +83,54 @@ def updated(
     )
 
 
+def mean_gradient(
+    loss: Callable,
+    params: PyTree,
+    batch: tuple[Array, ...],
+    num_microbatches: int = 1,
+    axes: tuple[int, ...] | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Gradient of a loss over a batch and what else the loss finds, by micro-batches.
+
+    loss: (params, *batch) -> (loss [], other results), both means over examples; then
+        the means over micro-batches, which this gives, are those over the batch.
+    batch: arrays with the examples along `axes`, by default along the first of each.
+
+    One micro-batch after the other (gradient accumulation), in the memory of one: a
+    loop on every platform, since XLA:CPU would run unrolled ones side by side. Raises
+    ValueError where their number does not divide that of the examples.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    if num_microbatches == 1:
+        return gradient(params, *batch)
+    axes = axes or (0,) * len(batch)
+    parts = [microbatches(x, num_microbatches, axis) for x, axis in zip(batch, axes)]
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+    found = jax.eval_shape(gradient, params, *(part[0] for part in parts))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+    total, _ = jax.lax.scan(add, zero, parts)
+    return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
+
+
+def microbatches(x: Array, num: int, axis: int = 0) -> Array:
+    """Micro-batch i has rows i, i + num, ...: [.., B, ..] -> [num, .., B / num, ..].
+
+    So every device finds its share of each among the rows that it holds. Raises
+    ValueError where `num` does not divide B.
+    """
+    size, rest = divmod(x.shape[axis], num)
+    if rest:
+        raise ValueError(
+            f"num_microbatches={num} does not divide the batch of {x.shape[axis]} "
+            "examples: change one of the two"
+        )
+    parts = x.reshape(*x.shape[:axis], size, num, *x.shape[axis + 1 :])
+    return parallel.shard(jnp.moveaxis(parts, axis + 1, 0), axis + 1)
+
+
 def two_players(spec: NamedTuple, key: Key, x: Array) -> TwoPlayers:
     """Fresh players of a game of two for data of the form of x [B, ...]."""
     key_energy, key_generator = jax.random.split(key)

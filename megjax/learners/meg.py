@@ -23,6 +23,7 @@ from megjax.learners.learner import (
     generate,
     generated,
     latents,
+    mean_gradient,
     norm,
     player,
     sample,
@@ -91,6 +92,10 @@ class Spec(NamedTuple):
     average_decay: per iteration, of the running averages of the generator's and the
         energy's weights, which `sample`, `generate` and `energy` then use: the players
         circle around their equilibrium. 0, the paper's choice, keeps none.
+    num_microbatches: gradients are accumulated over so many parts of a batch, one after
+        the other. Nothing else changes but that, in the generator's update, batch
+        normalisation sees one part at a time ("ghost" batch normalisation), and so does
+        a bound that is no mean over examples (Donsker-Varadhan).
     """
 
     energy: linen.Module
@@ -105,6 +110,7 @@ class Spec(NamedTuple):
     num_marginals: int = 1
     generator_first: bool = True
     average_decay: float = 0.0
+    num_microbatches: int = 1
     refinement: Refinement | None = None
     energy_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
     generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
@@ -176,14 +182,17 @@ def energy_updates(
 def energy_update(
     spec: Spec, key: Key, state: State, x: Array
 ) -> tuple[State, Metrics]:
-    """One descent of E at data minus E at samples, plus the score penalty at data."""
+    """One descent of E at data minus E at samples, plus the score penalty at data.
+
+    The samples are made for the whole batch at once, whatever the micro-batches.
+    """
     key_latents, key_refinement = jax.random.split(key)
     z = latents(spec, key_latents, len(x))
     if spec.refinement:
         z = refined(spec, key_refinement, state, z)
     fake, generator = generated(spec, state.generator, state.generator.params, z)
 
-    def loss(params):
+    def loss(params, x, fake):
         real, squared_score, penalised = penalised_energy(spec, params, x)
         energy_fake = spec.energy.apply({"params": params}, fake)
         return objectives.energy_contrast(penalised, energy_fake), {
@@ -192,7 +201,9 @@ def energy_update(
             "squared_score": jnp.mean(squared_score),
         }
 
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
+    gradient, metrics = mean_gradient(
+        loss, state.energy.params, (x, fake), spec.num_microbatches
+    )
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
     metrics["energy_gradient_norm"] = norm(gradient)
     return state.replace(
@@ -221,7 +232,7 @@ def generator_update(
     pairs = jax.random.split(key_pairs, spec.num_marginals)
     independent = jax.vmap(spec.pairing, (0, None))(pairs, z)
 
-    def loss(params):
+    def loss(params, z, independent):
         x, generator = generated(spec, state.generator, params["generator"], z)
         logits = spec.statistics.apply(
             {"params": params["statistics"]}, x, jnp.concatenate([z[None], independent])
@@ -229,16 +240,18 @@ def generator_update(
         information = spec.bound(logits[0], logits[1:])
         energy_fake = spec.energy.apply({"params": state.energy.params}, x)
         total = jnp.mean(energy_fake) - spec.information_weight * information
-        return total, (generator, information)
+        return total, (generator.variables, information)
 
     params = {
         "generator": state.generator.params,
         "statistics": state.statistics.params,
     }
-    gradient, (generator, information) = jax.grad(loss, has_aux=True)(params)
-    generator = updated(generator, gradient["generator"], spec.generator_optimizer)
+    gradient, (variables, information) = mean_gradient(
+        loss, params, (z, independent), spec.num_microbatches, axes=(0, 1)
+    )
+    generator = state.generator.replace(variables=variables)
     state = state.replace(
-        generator=generator,
+        generator=updated(generator, gradient["generator"], spec.generator_optimizer),
         statistics=updated(
             state.statistics, gradient["statistics"], spec.statistics_optimizer
         ),

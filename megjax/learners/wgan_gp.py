@@ -22,6 +22,7 @@ from megjax.learners.learner import (
     generate,
     generated,
     latents,
+    mean_gradient,
     norm,
     sample,
     two_players,
@@ -70,6 +71,7 @@ class Spec(NamedTuple):
     num_energy_updates: energy updates per generator update (n_critic in the paper).
     penalty_weight: lambda in the paper.
     average_decay: as of MEG; 0, the paper's choice, keeps no averages.
+    num_microbatches: as of MEG.
     """
 
     energy: linen.Module
@@ -79,6 +81,7 @@ class Spec(NamedTuple):
     penalty_weight: float = 10.0
     penalty: Penalty = PER_EXAMPLE
     average_decay: float = 0.0
+    num_microbatches: int = 1
     energy_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
     generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
 
@@ -122,13 +125,16 @@ def energy_updates(
 def energy_update(
     spec: Spec, key: Key, state: TwoPlayers, x: Array
 ) -> tuple[TwoPlayers, Metrics]:
-    """One descent of E at data minus E at samples, plus the penalty between them."""
+    """One descent of E at data minus E at samples, plus the penalty between them.
+
+    The samples are made for the whole batch at once, whatever the micro-batches.
+    """
     key_latents, key_interpolation = jax.random.split(key)
     z = latents(spec, key_latents, len(x))
     fake, generator = generated(spec, state.generator, state.generator.params, z)
     points = spec.penalty.interpolation(key_interpolation, x, fake)
 
-    def loss(params):
+    def loss(params, x, fake, points):
         energy_fn = partial(spec.energy.apply, {"params": params})
         energy_real, energy_fake = energy_fn(x), energy_fn(fake)
         contrast = objectives.energy_contrast(energy_real, energy_fake)
@@ -144,7 +150,9 @@ def energy_update(
             "slope_norm": jnp.mean(objectives.norms(slope)),
         }
 
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
+    gradient, metrics = mean_gradient(
+        loss, state.energy.params, (x, fake, points), spec.num_microbatches
+    )
     metrics["energy_gradient_norm"] = norm(gradient)
     return state.replace(
         energy=updated(state.energy, gradient, spec.energy_optimizer),
@@ -158,12 +166,15 @@ def generator_update(
     """One descent of E at samples (lines 11 and 12)."""
     z = latents(spec, key, num)
 
-    def loss(params):
+    def loss(params, z):
         x, generator = generated(spec, state.generator, params, z)
         energy_fake = spec.energy.apply({"params": state.energy.params}, x)
-        return jnp.mean(energy_fake), generator
+        return jnp.mean(energy_fake), generator.variables
 
-    gradient, generator = jax.grad(loss, has_aux=True)(state.generator.params)
+    gradient, variables = mean_gradient(
+        loss, state.generator.params, (z,), spec.num_microbatches
+    )
+    generator = state.generator.replace(variables=variables)
     generator = updated(generator, gradient, spec.generator_optimizer)
     return state.replace(generator=generator), {
         "generator_gradient_norm": norm(gradient)

@@ -29,11 +29,14 @@ class Trunk(linen.Module):
 
     default_init: initial kernels from PyTorch's default instead of a normal, as the
         reference code has them for CelebA.
+    remat: keep what enters a stage for the backward pass, and compute the rest of the
+        stage again there.
     """
 
     width: int = 512
     slope: float = 0.1
     default_init: bool = False
+    remat: bool = False
     dtype: Any = jnp.float32
     piecewise_linear = True
 
@@ -41,11 +44,17 @@ class Trunk(linen.Module):
     def __call__(self, x: Array) -> Array:
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"images of {x.shape[1:3]} pixels: make them square.")
+        stage = Trunk._stage
+        if self.remat:
+            stage = linen.remat(stage, static_argnums=(2, 3))
         for i, features in enumerate(widths(self.width, x.shape[1])):
-            x = self._layer(f"level_{i}", features, (3, 1, 1), x)
-            x = self._layer(f"down_{i}", features, (4, 2, 1), x)
+            x = stage(self, x, i, features)
         x = self._layer("top", self.width, (3, 1, 1), x)
         return x.reshape(len(x), -1)
+
+    def _stage(self, x, i, features) -> Array:
+        x = self._layer(f"level_{i}", features, (3, 1, 1), x)
+        return self._layer(f"down_{i}", features, (4, 2, 1), x)
 
     def _layer(self, name, features, form, x) -> Array:
         std = None if self.default_init else kernel_std(self.width)
@@ -57,27 +66,39 @@ class Generator(linen.Module):
     """z [B, k] -> images [B, image_size, image_size, channels] in [-1, 1].
 
     As in the reference code the linear seed enters the first transposed convolution
-    without normalisation or nonlinearity. default_init: as in `Trunk`.
+    without normalisation or nonlinearity. default_init, remat: as in `Trunk`.
     """
 
     image_size: int
     width: int = 512
     channels: int = 3
     default_init: bool = False
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @linen.compact
     def __call__(self, z: Array, train: bool) -> Array:
-        std = None if self.default_init else kernel_std(self.width)
-        settings = {"kernel_std": std, "dtype": self.dtype}
+        stage = Generator._stage
+        if self.remat:
+            stage = linen.remat(stage, static_argnums=(2, 3, 4))
         seed = Linear(SEED_SIDE**2 * self.width, dtype=self.dtype, name="seed")
         x = seed(z).reshape(len(z), SEED_SIDE, SEED_SIDE, self.width)
         for i, features in enumerate(widths(self.width, self.image_size)[::-1]):
-            up = TransposedConvolution(features, 4, 2, 1, name=f"up_{i}", **settings)
-            norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
-            x = jax.nn.relu(norm(up(x), train))
-        x = TransposedConvolution(self.channels, 3, 1, 1, name="image", **settings)(x)
+            x = stage(self, x, i, features, train)
+        x = self._transposed("image", self.channels, (3, 1, 1), x)
         return jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+    def _stage(self, x, i, features, train) -> Array:
+        x = self._transposed(f"up_{i}", features, (4, 2, 1), x)
+        norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
+        return jax.nn.relu(norm(x, train))
+
+    def _transposed(self, name, features, form, x) -> Array:
+        std = None if self.default_init else kernel_std(self.width)
+        layer = TransposedConvolution(
+            features, *form, kernel_std=std, dtype=self.dtype, name=name
+        )
+        return layer(x)
 
 
 def widths(width: int, image_size: int) -> list[int]:

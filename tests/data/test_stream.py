@@ -18,15 +18,17 @@ def example_set(memory_budget):
 
 
 @pytest.mark.parametrize("first_step", [0, 1234])
-def test_streamed_and_resident_batches_are_identical(first_step):
+@pytest.mark.parametrize("places", [None, np.array([1, 2, 5])])
+def test_streamed_and_resident_batches_are_identical(first_step, places):
     pytest.importorskip("grain")
     resident, streamed = example_set(10_000), example_set(0)
     take = jax.jit(resident.take)
-    rows = stream.batches(streamed, KEY, first_step, (2, 6))
+    rows = stream.batches(streamed, KEY, first_step, (2, 6), rows=places)
+    own = np.arange(6) if places is None else places
     for step in range(first_step, first_step + 9):
         indices = order.batch_indices(KEY, step, num_examples=50, shape=(2, 6))
-        expected = take(resident.store, indices.reshape(-1))
-        x = jax.jit(streamed.take)(next(rows), np.arange(12))
+        expected = take(resident.store, indices[:, own].T.reshape(-1))
+        x = jax.jit(streamed.take)(next(rows), np.arange(2 * len(own)))
         np.testing.assert_array_equal(x, expected)
 
 

@@ -314,3 +314,45 @@ def test_score_weight_bounds_the_energy_scale():
     assert late > 1.5 * early
     early, late = gaps(1.0)
     assert late < 1.05 * early
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pairing": meg.roll_rows, "num_marginals": 3, "bound": objectives.info_nce},
+    ],
+)
+def test_micro_batches_change_nothing_but_memory(x, changes):
+    """With bounds that are means over examples, and without batch normalisation."""
+    whole = trained(spec(**changes), x)
+    parts = trained(spec(num_microbatches=4, **changes), x)
+    close(parts[1:], whole[1:])
+
+
+def test_micro_batches_of_the_energy_see_the_whole_batch_normalised(x):
+    chosen = spec(generator=Generator(normalise=True))
+    state = meg.init(chosen, jax.random.key(0), x[0])
+
+    def updated(num):
+        own = chosen._replace(num_microbatches=num)
+        energy = jax.jit(functools.partial(meg.energy_update, own))
+        generator = jax.jit(functools.partial(meg.generator_update, own, num=16))
+        key = jax.random.key(1)
+        return energy(key, state, x[0])[0], generator(key, state)[0]
+
+    (energy, generator), (energy_parts, generator_parts) = updated(1), updated(4)
+    close(energy_parts, energy)
+    # Moved on once, to the mean of the parts' means: that of the batch.
+    norm, norm_parts = (
+        one.generator.variables["batch_stats"]["norm"]
+        for one in (generator, generator_parts)
+    )
+    close(norm_parts["mean"], norm["mean"], rtol=1e-6)
+    assert not np.allclose(norm_parts["var"], norm["var"], rtol=1e-3)
+
+
+def close(a, b, rtol=1e-9):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-12), a, b
+    )

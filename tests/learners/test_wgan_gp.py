@@ -297,3 +297,27 @@ def test_one_and_eight_devices_agree():
                 state, metrics = step(jax.random.key(i), state, batch)
         found.append(jax.device_get((state, metrics)))
     close(*found)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=["per_example", "per_pixel"])
+def test_micro_batches_change_nothing_but_memory(x, penalty):
+    _, *whole = trained(spec(penalty=penalty), x)
+    _, *parts = trained(spec(penalty=penalty, num_microbatches=4), x)
+    close(parts, whole)
+
+
+def test_the_data_of_micro_batches_stay_on_their_devices():
+    """Eight devices agree with one, and pass nothing on but sums."""
+    chosen = spec(num_microbatches=2, num_energy_updates=1)
+    learner, x = wgan_gp.wgan_gp(chosen), jnp.ones((1, 16, 2, 2, 3))
+    mesh = parallel.data_mesh()
+    batch = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, parallel.AXIS)))
+    with jax.set_mesh(mesh):
+        init = jax.jit(learner.init, out_shardings=parallel.replicated(mesh))
+        state = init(jax.random.key(0), x[0])
+        step = jax.jit(learner.step).lower(jax.random.key(1), state, batch).compile()
+        after, _ = step(jax.random.key(1), state, batch)
+    for moving in ("all-gather", "all-to-all", "collective-permute"):
+        assert moving not in step.as_text()
+    alone = jax.jit(learner.step)(jax.random.key(1), jax.device_get(state), x)
+    close(jax.device_get(after), alone[0])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from megjax.networks import heads, ladder
+from megjax.learners import meg
+from megjax.networks import heads, ladder, piecewise
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -84,3 +85,60 @@ def test_other_sizes_are_refused(image_size):
 def test_oblong_images_are_refused():
     with pytest.raises(ValueError, match="make them square"):
         ladder.Trunk(8).init(KEY, jnp.ones((1, 8, 16, 1)))
+
+
+def test_recomputation_changes_nothing_but_memory(float64):
+    """Same parameters; energies, penalties, images, statistics and gradients alike."""
+    x = jax.random.normal(KEY, (3, 16, 16, 1))
+    z = jax.random.normal(KEY, (3, 4))
+    settings = {"dtype": jnp.float64}
+    found = []
+    for remat in (False, True):
+        energy = heads.Energy(ladder.Trunk(8, remat=remat, **settings))
+        generator = ladder.Generator(16, 8, 1, remat=remat, **settings)
+
+        def losses(params, energy=energy, generator=generator):
+            trained, variables = generator.apply(
+                params["generator"], z, train=True, mutable=["batch_stats"]
+            )
+            penalised = piecewise.penalised_energy(energy, params["energy"], x, 0.3)
+            fake = energy.apply({"params": params["energy"]}, trained)
+            return jnp.mean(penalised[2]) - jnp.mean(fake), (variables, penalised[:2])
+
+        params = {
+            "energy": energy.init(KEY, x)["params"],
+            "generator": generator.init(KEY, z, train=False),
+        }
+        text = str(jax.make_jaxpr(jax.grad(losses, has_aux=True))(params))
+        assert ("remat" in text or "checkpoint" in text) == remat
+        found.append((params, jax.jit(jax.grad(losses, has_aux=True))(params)))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        # Batch statistics are float32 whatever the rest is.
+        rtol = 1e-10 if a.dtype == jnp.float64 else 1e-6
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-13)
+
+
+def test_bfloat16_trains():
+    """Two iterations of MEG: finite, parameters in float32, every kernel moves.
+
+    At 16 pixels; `test_configs` traces 64, which takes long to compile.
+    """
+    trunk = ladder.Trunk(8, dtype=jnp.bfloat16)
+    chosen = meg.Spec(
+        heads.Energy(trunk),
+        ladder.Generator(16, 8, 3, dtype=jnp.bfloat16),
+        heads.Statistics(trunk, latent_dim=4, width=8),
+        latent_dim=4,
+        num_energy_updates=1,
+    )
+    learner = meg.meg(chosen)
+    x = jax.random.uniform(KEY, (1, 2, 16, 16, 3), minval=-1)
+    state = first = jax.jit(learner.init)(KEY, x[0])
+    step = jax.jit(learner.step)
+    for i in range(2):
+        state, metrics = step(jax.random.key(i), state, x)
+        assert np.all(np.isfinite(list(metrics.values())))
+    for before, after in zip(*map(jax.tree.leaves, (first, state))):
+        assert after.dtype == before.dtype != jnp.bfloat16
+        if after.ndim > 1:
+            assert not np.array_equal(before, after)

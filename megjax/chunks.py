@@ -1,0 +1,86 @@
+"""Arrays in files that outlive kills: written whole or not at all, checked when read.
+
+A file is an .npz with the SHA-256 of its arrays inside. Nothing is ever unpickled.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+LOG = logging.getLogger(__name__)
+DIGEST = "sha256"
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays to a file, or leaves what was there.
+
+    Raises OSError in one line where the disk refuses.
+    """
+    # One order of names and in memory, so that equal arrays make equal files.
+    arrays = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
+    digest = np.array(_digest(arrays))
+    replace(path, lambda file: np.savez(file, **arrays, **{DIGEST: digest}))
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file; None where it is missing or, with a warning, damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        intact = str(arrays.pop(DIGEST)) == _digest(arrays)
+    except FileNotFoundError:
+        return None
+    # zipfile and NumPy raise whatever their parsers do.
+    except Exception:  # noqa: BLE001
+        intact = False
+    if intact:
+        return arrays
+    LOG.warning("%s is damaged: what it held is made anew", path)
+    return None
+
+
+def replace(path: pathlib.Path, write_fn: Callable[[BinaryIO], None]) -> None:
+    """Replaces a file by what `write_fn` writes, once all of it is on the disk.
+
+    Raises OSError in one line where the disk refuses; the old file is then there still.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write_fn(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        # Half a file on a full disk would only be in the way.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"writing {path} failed ({error.strerror or error}): free or repair the "
+            "disk, then run the command again; earlier files are kept"
+        ) from error
+
+
+def _sync(directory: pathlib.Path) -> None:
+    """Makes the names in a directory outlive a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        total.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.hexdigest()

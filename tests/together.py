@@ -1,0 +1,68 @@
+"""Small experiments for tests that train them in one process and in several.
+
+python -m tests.together COORDINATOR NUM_PROCESSES PROCESS_ID FOLDER
+"""
+
+import importlib
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from megjax import processes, training
+from megjax.data.dataset import Dataset
+
+NAMES = ("toy_25gaussians", "wgan_gp:toy_25gaussians", "rbm_digits", "streamed")
+SMALL = {
+    "batch_size": 32,
+    "train.num_steps": 20,
+    "train.log_every": 1,
+    "train.save_every": 10,
+    "train.evaluate_every": 20,
+}
+PLAYERS = {"width": 16}
+MACHINE = {"num_hidden": 16, "contrast.num_chains": 32, "evaluation.num_examples": 8}
+TABLE = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
+
+
+def streamed():
+    """A set in the plane that is read row by row."""
+    return Dataset(
+        "rows", (2,), len(TABLE), (), lambda rows, i: rows[i], lambda i: TABLE[i]
+    )
+
+
+def chosen(name, **more):
+    """The config of a name, made small."""
+    path, _, argument = name.partition(":")
+    path = "toy_25gaussians" if name == "streamed" else path
+    module = importlib.import_module(f"configs.{path}")
+    config = module.get_config(argument) if argument else module.get_config()
+    players = PLAYERS | {f"{'meg' if path[0] == 't' else path}.num_energy_updates": 1}
+    narrow = MACHINE if path == "rbm_digits" else players
+    config.update_from_flattened_dict(SMALL | narrow | more)
+    return config
+
+
+def trained(name, folder, devices=None, **more):
+    """Trains a name in a folder of its own; the final state."""
+    config = chosen(name, **more)
+    built = config.build(config)
+    built = built._replace(evaluations={})
+    if name == "streamed":
+        built = built._replace(data=streamed())
+    workdir = pathlib.Path(folder) / name.replace(":", "-")
+    return training.train(config, built, workdir, config_file=name, devices=devices)
+
+
+def main(coordinator, num_processes, process_id, folder):
+    """Joins the others and trains everything."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    processes.start(coordinator, int(num_processes), int(process_id), preemptible=True)
+    for name in NAMES:
+        trained(name, folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
