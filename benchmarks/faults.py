@@ -36,16 +36,16 @@ from megjax.learners.learner import Learner
 KINDS = ("kills", "signals", "flips", "topologies", "numbers")
 ONLY = flags.DEFINE_list("only", list(KINDS), "Of " + ", ".join(KINDS))
 KILLS = flags.DEFINE_integer("kills", 200, "Times that training is killed.", 1)
+STEPS = flags.DEFINE_integer("steps", 4000, "Iterations of the run that is killed.", 1)
 FLIPS = flags.DEFINE_integer("flips", 100, "Bits to flip, one after the other.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Of moments and bits.")
 
 CONFIG_FILE = "configs/toy_8gaussians.py"
-NUM_STEPS = 4000
 SETTINGS = {
     "width": 16,
     "batch_size": 16,
     "meg.num_energy_updates": 1,
-    "train.num_steps": NUM_STEPS,
+    "train.num_steps": 200,
     "train.log_every": 50,
     "train.save_every": 50,
     "train.evaluate_every": 10**6,
@@ -150,19 +150,21 @@ def kills(root: pathlib.Path, num: int, rng: random.Random) -> tuple[dict, bool]
 
     Lives get shares of the time of an untouched run, so that none finishes early.
     """
-    whole = life(arguments(root / "whole"))
+    length = {"train.num_steps": STEPS.value}
+    whole = life(arguments(root / "whole", **length))
     share, newest = whole.seconds / (num + 1), 0
     counts = {"kills": num, "unreadable": 0, "lost steps": 0, "lives that resumed": 0}
     for _ in range(num):
         starting = rng.random() < 0.25
         seconds = rng.uniform(0, 3 if starting else share)
-        one = life(arguments(root / "killed"), killed_after(seconds, starting))
+        line = arguments(root / "killed", **length)
+        one = life(line, killed_after(seconds, starting))
         if one.first is not None:
             counts["lost steps"] += one.first < newest
             counts["lives that resumed"] += 1
         counts["unreadable"] += "is damaged" in one.text
         newest = max(steps(root / "killed"), default=0)
-    last = life(arguments(root / "killed"))
+    last = life(arguments(root / "killed", **length))
     same = last.digest == whole.digest
     counts["final sha256"] = "identical" if same else "DIFFERENT"
     return counts, same and not counts["unreadable"] and not counts["lost steps"]
@@ -298,7 +300,7 @@ def numbers(root: pathlib.Path) -> tuple[dict, bool]:
     config = experiment.load(CONFIG_FILE, {})
     short = {"train.num_steps": 200, "train.iterations_per_call_cpu": 10}
     config.update_from_flattened_dict(SETTINGS | short)
-    built = config.build(config)
+    built = config.build(config)._replace(evaluations={})
     found = {}
     for name in ("energy", "generator", "statistics"):
         struck = built._replace(learner=poisoned(built.learner, name, iteration=120))

@@ -92,6 +92,7 @@ def _processes(preemptible: bool) -> Iterator[None]:
             processes.fail(_words(end.__context__))
         raise
     except BaseException as error:
+        processes.heed()
         traceback.print_exc()
         processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise

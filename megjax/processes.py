@@ -21,8 +21,9 @@ HEARTBEAT_TIMEOUT = 100
 _START_TIMEOUT = 300
 # One that is done waits for the others; heartbeats tell when that is in vain.
 _SHUTDOWN_TIMEOUT = 10**7
-_FAILURE, _HEARD = "megjax/failure", "megjax/heard"
+_FAILURE, _LEFT = "megjax/failure", "megjax/left"
 _POLL_SECONDS, _GRACE_SECONDS = 0.5, 5.0
+_failing = threading.Event()
 
 
 def start(
@@ -64,9 +65,9 @@ def start(
         ) from error
     except RuntimeError as error:
         raise ValueError(
-            f"process {process_id} of {num_processes} could not join {coordinator} in "
-            f"{start_timeout} s ({str(error)[:200]}): start process 0, check that its "
-            "address can be reached and that every process has another --process_id"
+            f"the processes did not all join in {start_timeout} s ({str(error)[:200]}): "
+            "start them all, check that the address of process 0 can be reached and "
+            "that every process has another --process_id"
         ) from error
     stopped = threading.Event()
     listener = threading.Thread(target=_listen, args=(stopped,), daemon=True)
@@ -92,16 +93,15 @@ def fail(reason: str) -> None:
     client = distributed.global_state.client
     if client is None:
         return
+    _failing.set()
     own = distributed.global_state.process_id
     # Another may have failed before.
     with contextlib.suppress(Exception):
         client.key_value_set(_FAILURE, f"{own} {reason}")
-    if is_main():
-        # The store goes with this process.
-        _wait_until_heard(client)
-    else:
-        _hear(client, own)
-    _exit()
+    # Until all listeners have looked: connections close with this process, and what
+    # follows from that elsewhere is not the reason.
+    time.sleep(2 * _POLL_SECONDS)
+    _leave(client, own)
 
 
 def _check(coordinator, num_processes, process_id, *timeouts) -> None:
@@ -130,40 +130,39 @@ def _check(coordinator, num_processes, process_id, *timeouts) -> None:
         raise ValueError("--heartbeat_timeout and --start_timeout: give at least 1 s")
 
 
-def _listen(stopped: threading.Event) -> None:
-    """Waits for the failure of another process, tells it and ends this one."""
+def heed() -> None:
+    """Ends this process with the reason where another has failed; else returns."""
     state = distributed.global_state
-    while not stopped.wait(_POLL_SECONDS):
-        try:
-            words = state.client.key_value_try_get(_FAILURE)
-        # Nothing there yet; or the runtime is gone, and ends this process by itself.
-        except Exception:  # noqa: BLE001, S112
-            continue
-        failed, _, reason = words.partition(" ")
-        if int(failed) == state.process_id:
-            return
-        _hear(state.client, state.process_id)
+    try:
+        words = state.client.key_value_try_get(_FAILURE)
+    # Nothing there; or the runtime is gone, and ends this process by itself.
+    except Exception:  # noqa: BLE001
+        return
+    failed, _, reason = words.partition(" ")
+    if int(failed) != state.process_id:
         print(f"error: process {failed} ended: {reason}", file=sys.stderr)
-        _exit()
+        _leave(state.client, state.process_id)
 
 
-def _hear(client, process_id: int) -> None:
-    """Tells the main process that this one needs it no more."""
+def _listen(stopped: threading.Event) -> None:
+    while not stopped.wait(_POLL_SECONDS) and not _failing.is_set():
+        heed()
+
+
+def _leave(client, process_id: int) -> NoReturn:
+    """Ends without waiting for the others; the main process goes last.
+
+    The runtime's store is in it: without that the others are aborted.
+    """
     with contextlib.suppress(Exception):
-        client.key_value_set(f"{_HEARD}/{process_id}", "")
-
-
-def _wait_until_heard(client) -> None:
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for process in range(1, distributed.global_state.num_processes):
-        left = max(1, int(1000 * (deadline - time.monotonic())))
-        # One that is dead or stuck is left to the heartbeat.
-        with contextlib.suppress(Exception):
-            client.blocking_key_value_get(f"{_HEARD}/{process}", left)
-
-
-def _exit() -> NoReturn:
-    """Ends without waiting for the others, as a regular exit would."""
+        client.key_value_set(f"{_LEFT}/{process_id}", "")
+    if is_main():
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in range(1, distributed.global_state.num_processes):
+            left = max(1, int(1000 * (deadline - time.monotonic())))
+            # One that is dead or stuck is left to the heartbeat.
+            with contextlib.suppress(Exception):
+                client.blocking_key_value_get(f"{_LEFT}/{process}", left)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -182,7 +182,6 @@ def test_a_mistake_of_one_ends_all_with_the_reason(differing, words, tmp_path):
         (("127.0.0.1", 2, 0), "HOST:PORT"),
         (("127.0.0.1:99999", 2, 0), "HOST:PORT"),
         (("127.0.0.1:1234", 2, 2), "numbered 0 to"),
-        ((None, None, None), "no cluster found"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(given, words):
@@ -193,3 +192,19 @@ def test_settings_that_do_not_fit_are_told(given, words):
 def test_waiting_must_be_positive():
     with pytest.raises(ValueError, match="at least 1 s"):
         processes.start("127.0.0.1:1234", 1, 0, heartbeat_timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (ValueError("coordinator_address should be defined."), "no cluster found"),
+        (RuntimeError("DEADLINE_EXCEEDED"), "did not all join in 300 s"),
+    ],
+)
+def test_what_the_runtime_answers_is_put_in_words(monkeypatch, raised, words):
+    def initialize(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match=words):
+        processes.start()

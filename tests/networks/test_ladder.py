@@ -113,9 +113,10 @@ def test_recomputation_changes_nothing_but_memory(float64):
         assert ("remat" in text or "checkpoint" in text) == remat
         found.append((params, jax.jit(jax.grad(losses, has_aux=True))(params)))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
-        # Batch statistics are float32 whatever the rest is.
-        rtol = 1e-10 if a.dtype == jnp.float64 else 1e-6
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-13)
+        # Parameters and batch statistics are float32 whatever the rest is.
+        exact = a.dtype == jnp.float64
+        rtol, atol = (1e-10, 1e-13) if exact else (1e-4, 1e-7)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 def test_bfloat16_trains():
