@@ -168,9 +168,9 @@ def test_a_signal_to_one_saves_all_at_one_step_and_the_run_goes_on(tmp_path):
 )
 def test_a_mistake_of_one_ends_all_with_the_reason(differing, words, tmp_path):
     for status, text in ended(pair(tmp_path, differing=differing)):
-        assert status == 1
+        assert status == 1, text
         lines = [line for line in text.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
+        assert len(lines) == 1, text
         assert words in lines[0]
         assert "Traceback" not in text
 
