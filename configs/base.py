@@ -155,10 +155,7 @@ def meg_spec(config, energy, generator, statistics):
         "refinement_step_size",
     ):
         at_least(f"meg.{field}", settings[field], 0)
-    if not 0 <= settings.average_decay < 1:
-        raise ValueError(
-            f"meg.average_decay={settings.average_decay}: give a number in [0, 1)"
-        )
+    fraction("meg.average_decay", settings.average_decay)
     divides("meg.num_microbatches", settings.num_microbatches, config.batch_size)
     adam = optimizer(settings, config.train.num_steps)
     return meg.Spec(
@@ -221,10 +218,7 @@ def optimizer(settings, num_updates, method="meg"):
 def rates_of_decay(method, settings):
     """ValueError where Adam could not take its averages."""
     for field in ("beta1", "beta2"):
-        if not 0 <= settings[field] < 1:
-            raise ValueError(
-                f"config.{method}.{field}={settings[field]}: give a number in [0, 1)"
-            )
+        fraction(f"{method}.{field}", settings[field])
 
 
 def compute_dtype(value):
@@ -246,6 +240,12 @@ def at_least(field, value, minimum):
     if not minimum <= value < math.inf:
         finite = "" if value < minimum else ", and a finite number"
         raise ValueError(f"config.{field}={value}: give at least {minimum}{finite}")
+
+
+def fraction(field, value):
+    """ValueError where a number is not in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"config.{field}={value}: give a number in [0, 1)")
 
 
 def divides(field, value, batch_size):

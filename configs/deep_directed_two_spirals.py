@@ -167,11 +167,7 @@ def check(config):
             f"config.deep_directed.latent_bound={settings.latent_bound}: give a "
             "positive number"
         )
-    if not 0 <= settings.average_decay < 1:
-        raise ValueError(
-            f"config.deep_directed.average_decay={settings.average_decay}: give a "
-            "number in [0, 1)"
-        )
+    base.fraction("deep_directed.average_decay", settings.average_decay)
 
 
 def optimizer(settings, weight_decay):

@@ -100,10 +100,7 @@ def spec(config, energy, generator):
     for field in ("latent_dim", "num_energy_updates"):
         base.at_least(f"wgan_gp.{field}", settings[field], 1)
     base.at_least("wgan_gp.penalty_weight", settings.penalty_weight, 0)
-    if not 0 <= settings.average_decay < 1:
-        raise ValueError(
-            f"wgan_gp.average_decay={settings.average_decay}: give a number in [0, 1)"
-        )
+    base.fraction("wgan_gp.average_decay", settings.average_decay)
     base.divides(
         "wgan_gp.num_microbatches", settings.num_microbatches, config.batch_size
     )

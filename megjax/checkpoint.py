@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
-from megjax import parallel, processes
+from megjax import parallel, processes, storage
 from megjax.types import PyTree
 
 LOG = logging.getLogger(__name__)
@@ -239,7 +238,8 @@ def claim(
                 "give the same values, or another --workdir"
             )
     with _told(workdir):
-        _write_atomically(path, json.dumps(given, indent=2) + "\n")
+        text = json.dumps(given, indent=2) + "\n"
+        storage.replace(path, lambda file: file.write(text.encode()))
 
 
 def claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
@@ -366,15 +366,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _steps(directory: pathlib.Path) -> list[int]:
     """Steps of the finished checkpoints in a directory, which may be missing."""
     return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils import check_random_state, validation
 from tqdm import auto as tqdm
 
-from megjax import checkpoint, objectives, training
+from megjax import checkpoint, objectives, storage, training
 from megjax.data.dataset import Dataset
 from megjax.learners import meg
 from megjax.learners.learner import Learner
@@ -459,10 +459,8 @@ def _write(path: pathlib.Path, header: str, arrays: dict[str, np.ndarray]) -> No
     """The arrays, the header and the SHA-256 of both in one file, or no file."""
     arrays = arrays | {"header": np.array(header)}
     digest = np.array(checkpoint.state_digest(arrays))
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, sha256=digest, allow_pickle=False, **arrays)
-    temporary.replace(path)
+    arrays["sha256"] = digest
+    storage.replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from megjax import chunks, parallel, plotting, training
+from megjax import parallel, plotting, storage, training
 from megjax.experiment import Experiment
 from megjax.types import Evaluation, Report
 
@@ -88,7 +88,7 @@ def read(out: pathlib.Path) -> dict[str, Any]:
 def _write(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
     """Replaces the file at once, so that a kill leaves the old or the new one."""
     text = json.dumps(entries, indent=1) + "\n"
-    chunks.replace(path, lambda file: file.write(text.encode()))
+    storage.replace(path, lambda file: file.write(text.encode()))
 
 
 def _number(value) -> float | int | None:

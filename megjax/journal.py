@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
-from megjax import chunks
+from megjax import storage
 
 LOG = logging.getLogger(__name__)
 SAVE_SECONDS = 60.0
@@ -224,16 +224,16 @@ class Journal:
         saved |= {"total": self.progress.total}
         text = json.dumps(saved | {"sha256": _token(saved)}, indent=2) + "\n"
         path = self.directory / SETTINGS_FILE
-        chunks.replace(path, lambda file: file.write(text.encode()))
+        storage.replace(path, lambda file: file.write(text.encode()))
 
     def _write(self, name: str, chunk: Chunk) -> None:
         place = {"place": np.array(chunk[:3]), "walk": np.array(self._walk())}
-        chunks.write(self.directory / name, {**chunk.arrays, **place})
+        storage.write(self.directory / name, {**chunk.arrays, **place})
         self.saved = time.monotonic()
 
     def _read(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of a chunk of this walk."""
-        arrays = chunks.read(self.directory / name) if self.kept else None
+        arrays = storage.read(self.directory / name) if self.kept else None
         return arrays if arrays and arrays.get("walk") == self._walk() else None
 
     def _walk(self) -> str:
@@ -329,7 +329,7 @@ def _draws(directory: pathlib.Path, group: int) -> Iterator[np.ndarray]:
     begin = 0
     while ends := _ends(directory, group, begin):
         path = directory / _name(group, begin, ends[0])
-        arrays = chunks.read(path)
+        arrays = storage.read(path)
         if arrays is None:
             raise ValueError(f"{path} is damaged: run the walk's command again")
         if "draws" not in arrays:

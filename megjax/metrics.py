@@ -16,7 +16,7 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 from tqdm.contrib import logging as tqdm_logging
 
-from megjax import plotting, processes
+from megjax import plotting, processes, storage
 
 LOG = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
@@ -167,9 +167,8 @@ def _forget(path: pathlib.Path, after: int) -> None:
     """Drops the lines about iterations after `after`, and torn ones."""
     if path.exists():
         kept = [line for line in _lines(path) if line["step"] <= after]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        storage.replace(path, lambda file: file.write(text.encode()))
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, float]]:

@@ -17,7 +17,7 @@ FLOORS = {
     "energies": 1,
     "data": 1,
     "plotting": 1,
-    "chunks": 1,
+    "storage": 1,
     "samplers": 2,
     "learners": 3,
     "evaluation": 4,

@@ -22,7 +22,7 @@ import optax
 from absl import flags
 from flax import linen, traverse_util
 
-from megjax import command
+from megjax import command, storage
 from megjax.data import images, order
 from megjax.data.dataset import LabelledExamples
 from megjax.learners.learner import Player, player, updated
@@ -258,10 +258,8 @@ def save(path: str | pathlib.Path, classifier: Classifier) -> None:
     }
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix(".partial")
-    with partial_path.open("wb") as file:
-        np.savez(file, header=json.dumps(header), **arrays)
-    partial_path.replace(path)
+    arrays["header"] = np.array(json.dumps(header))
+    storage.replace(path, lambda file: np.savez(file, **arrays))
 
 
 def load(path: str | pathlib.Path, *, data: str | None = None) -> Classifier:

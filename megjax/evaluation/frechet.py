@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from megjax import storage
+
 SEED = 2020
 """Of the subsets of the kernel distance; torch-fidelity's."""
 
@@ -200,10 +202,8 @@ def cached(path: pathlib.Path, mark: str, made: Callable[[], Summary]) -> Summar
         return _read(path, mark)
     found = made()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, fingerprint=np.array(mark), **found._asdict())
-    partial.replace(path)
+    arrays = {"fingerprint": np.array(mark), **found._asdict()}
+    storage.replace(path, lambda file: np.savez(file, **arrays))
     return found
 
 

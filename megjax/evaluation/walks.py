@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megjax import chunks, plotting
+from megjax import plotting, storage
 from megjax.evaluation import chains
 
 SHOWN_CHAINS = 64
@@ -122,7 +122,7 @@ def write(walk: Walk, out: str | pathlib.Path) -> dict[str, Any]:
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     arrays = {k: v for k, v in walk._asdict().items() if isinstance(v, np.ndarray)}
-    chunks.replace(
+    storage.replace(
         out / "samples.npz", lambda file: np.savez_compressed(file, **arrays)
     )
     for name, picture in _pictures(walk).items():
@@ -133,7 +133,7 @@ def write(walk: Walk, out: str | pathlib.Path) -> dict[str, Any]:
     report = summary(walk) | {"warnings": warnings(walk)}
     report = {k: v if _is_json(v) else None for k, v in report.items()}
     text = json.dumps(report, indent=2) + "\n"
-    chunks.replace(out / "report.json", lambda file: file.write(text.encode()))
+    storage.replace(out / "report.json", lambda file: file.write(text.encode()))
     return report
 
 

@@ -23,6 +23,7 @@ from megjax.learners.learner import (
     TwoPlayers,
     averaged,
     energy,
+    energy_updates,
     latents,
     norm,
     two_players,
@@ -127,8 +128,7 @@ def step(
     Updates alternate, each with fresh latents.
     """
     key_energy, key_generator = jax.random.split(key)
-    for key_update, batch in zip(jax.random.split(key_energy, len(x)), x):
-        state, contrast = energy_update(spec, key_update, state, batch)
+    state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
     state, entropy = generator_update(spec, key_generator, state, x.shape[1])
     state = averaged(spec, state)
     return state, contrast | entropy | weight_norms(state)

@@ -148,6 +148,19 @@ def latents(spec: NamedTuple, key: Key, num: int) -> Array:
     return parallel.shard(jax.random.normal(key, (num, spec.latent_dim)))
 
 
+def energy_updates(
+    update: Callable, spec: NamedTuple, key: Key, state: PyTree, x: Array
+) -> tuple[PyTree, Metrics]:
+    """An update of the energy for each batch of x [K, B, ...], one after the other.
+
+    update: (spec, key, state, x [B, ...]) -> (state, metrics); the last ones count.
+    Unrolled: convolutions inside a loop are slow on CPU.
+    """
+    for key_update, batch in zip(jax.random.split(key, len(x)), x):
+        state, metrics = update(spec, key_update, state, batch)
+    return state, metrics
+
+
 def generated(
     spec: NamedTuple, generator: Player, params: PyTree, z: Array
 ) -> tuple[Array, Player]:

@@ -20,6 +20,7 @@ from megjax.learners.learner import (
     Player,
     averaged,
     energy,
+    energy_updates,
     generate,
     generated,
     latents,
@@ -159,24 +160,12 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     key_energy, key_generator = jax.random.split(key)
     if spec.generator_first:
         state, entropy = generator_update(spec, key_generator, state, x.shape[1])
-        state, contrast = energy_updates(spec, key_energy, state, x)
+        state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
     else:
-        state, contrast = energy_updates(spec, key_energy, state, x)
+        state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
         state, entropy = generator_update(spec, key_generator, state, x.shape[1])
     state = averaged(spec, state)
     return state, contrast | entropy | weight_norms(state)
-
-
-def energy_updates(
-    spec: Spec, key: Key, state: State, x: Array
-) -> tuple[State, Metrics]:
-    """K descents of the penalised contrast (eq. 3), one for each batch of x [K, B, ...].
-
-    Unrolled: convolutions inside a loop are slow on CPU. Metrics of the last update.
-    """
-    for key_update, batch in zip(jax.random.split(key, len(x)), x):
-        state, metrics = energy_update(spec, key_update, state, batch)
-    return state, metrics
 
 
 def energy_update(
@@ -184,7 +173,7 @@ def energy_update(
 ) -> tuple[State, Metrics]:
     """One descent of E at data minus E at samples, plus the score penalty at data.
 
-    The samples are made for the whole batch at once, whatever the micro-batches.
+    Equation 3. The samples are made for the whole batch at once, whatever the micro-batches.
     """
     key_latents, key_refinement = jax.random.split(key)
     z = latents(spec, key_latents, len(x))

@@ -19,6 +19,7 @@ from megjax.learners.learner import (
     TwoPlayers,
     averaged,
     energy,
+    energy_updates,
     generate,
     generated,
     latents,
@@ -104,22 +105,10 @@ def step(
 ) -> tuple[TwoPlayers, Metrics]:
     """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
     key_energy, key_generator = jax.random.split(key)
-    state, found = energy_updates(spec, key_energy, state, x)
+    state, found = energy_updates(energy_update, spec, key_energy, state, x)
     state, slope = generator_update(spec, key_generator, state, x.shape[1])
     state = averaged(spec, state)
     return state, found | slope | weight_norms(state)
-
-
-def energy_updates(
-    spec: Spec, key: Key, state: TwoPlayers, x: Array
-) -> tuple[TwoPlayers, Metrics]:
-    """K updates, one for each batch of x [K, B, ...] (lines 2 to 10).
-
-    Unrolled: convolutions inside a loop are slow on CPU. Metrics of the last update.
-    """
-    for key_update, batch in zip(jax.random.split(key, len(x)), x):
-        state, metrics = energy_update(spec, key_update, state, batch)
-    return state, metrics
 
 
 def energy_update(
@@ -127,7 +116,7 @@ def energy_update(
 ) -> tuple[TwoPlayers, Metrics]:
     """One descent of E at data minus E at samples, plus the penalty between them.
 
-    The samples are made for the whole batch at once, whatever the micro-batches.
+    Lines 3 to 9. The samples are made for the whole batch at once, whatever the micro-batches.
     """
     key_latents, key_interpolation = jax.random.split(key)
     z = latents(spec, key_latents, len(x))

@@ -1,6 +1,6 @@
-"""Arrays in files that outlive kills: written whole or not at all, checked when read.
+"""Files that outlive kills: written whole or not at all; arrays are checked when read.
 
-A file is an .npz with the SHA-256 of its arrays inside. Nothing is ever unpickled.
+Arrays lie in an .npz with their SHA-256 inside. Nothing is ever unpickled.
 """
 
 import contextlib
