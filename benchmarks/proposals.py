@@ -11,6 +11,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -58,13 +59,16 @@ class Row(NamedTuple):
     """A target of table 1, and what the paper says of it.
 
     target_fn: data_dir -> Target. published: what is printed, with its unit. config: of
-    the learned proposal.
+    the learned proposal. learned: label -> fields that are changed in the config.
     """
 
     target_fn: Callable[[str | None], Target]
     settings: Settings
     published: str
     config: str
+    learned: Mapping[str, Mapping[str, object]] = MappingProxyType(
+        {"learned proposal": {}}
+    )
 
 
 EXACT = Settings(num_chains=100, num_draws=2000, warm_up=1000)
@@ -223,12 +227,13 @@ BASELINES: Mapping[str, Callable[[Key, Target, Settings], Ready]] = {
 
 
 def learned(
-    key: Key, workdir: str | pathlib.Path, target: Target, settings: Settings
+    workdir: str | pathlib.Path, key: Key, target: Target, settings: Settings
 ) -> Ready:
     """The trained proposal of a run, frozen, at exact draws.
 
-    Where there are none, at where `warm_up` of its own steps lead. Counts 4 N gradients
-    for N steps of the flow: two halves, there and back.
+    Where there are none, `warm_up` of its own steps after chains that it was trained
+    on: far outside of them it can stand still. Counts 4 N gradients for N steps of the
+    flow: two halves, there and back.
     """
     restored = training.restore(workdir)
     flow = restored.config.proposal
@@ -236,10 +241,14 @@ def learned(
     sampler = restored.experiment.learner.kernel(restored.state, target.log_density)
     keys = jax.random.split(key)
     starts = targets.starts(target, keys[0], settings.num_chains)
+    if target.sample is None and restored.state.positions is not None:
+        chosen = (settings.num_chains,)
+        starts = jax.random.choice(keys[0], restored.state.positions, chosen)
     states = jax.vmap(sampler.init)(starts)
     if target.sample is None:
         states, _ = _walked(keys[1], sampler, states, settings.warm_up)
     rates = [row.get("iterations_per_second") for row in metrics.read(workdir)]
+    # Without its compilation, the burn-in of a buffer, and what evaluations take.
     seconds = restored.step / np.median([rate for rate in rates if rate])
     return Ready(sampler, states, counts[flow.gradient] or np.nan, float(seconds))
 
@@ -268,7 +277,7 @@ COLUMNS = {
 
 def table(
     names: Iterable[str],
-    workdir_fn: Callable[[str, int], str | pathlib.Path] | None,
+    workdir_fn: Callable[..., str | pathlib.Path] | None,
     *,
     runs: str | pathlib.Path,
     data_dir: str | None,
@@ -276,37 +285,51 @@ def table(
 ) -> Iterator[Sequence]:
     """Rows of table 1: headings, then every sampler and seed on every named target.
 
-    workdir_fn: (config, seed) -> directory of the trained proposal; None for the
-    baselines alone. runs: where baselines that have been measured are kept.
+    Of several seeds also mean and standard deviation. workdir_fn: (config, its changed
+    fields, seed) -> directory of the trained proposal; None for the baselines alone.
+    runs: where baselines that have been measured are kept; trained proposals keep
+    theirs in their directory.
     """
     yield "target", "sampler", *COLUMNS, "per 5000, cut at .05", "paper"
     for name in names:
         row = ROWS[name]
         target = row.target_fn(data_dir)
-        for seed in range(seeds):
-            for label in BASELINES:
-                path = pathlib.Path(runs, "baselines", f"{name}-{label}-{seed}.json")
-                found = _kept(path, row.settings, target, label, seed)
-                yield _cells(row, name, label, seed, found)
-            if workdir_fn:
-                keys = jax.random.split(jax.random.key(seed))
-                workdir = workdir_fn(row.config, seed)
-                ready = learned(keys[0], workdir, target, row.settings)
-                found = measured(keys[1], ready, target, row.settings)
-                yield _cells(row, name, "learned proposal", seed, found)
+        for label in [*BASELINES, *(row.learned if workdir_fn else ())]:
+            found = []
+            for seed in range(seeds):
+                if label in BASELINES:
+                    ready_fn, file = BASELINES[label], f"{name}-{label}-{seed}.json"
+                    path = pathlib.Path(runs, "baselines", file)
+                else:
+                    workdir = workdir_fn(row.config, row.learned[label], seed)
+                    ready_fn = functools.partial(learned, workdir)
+                    path = pathlib.Path(workdir, "table1.json")
+                found.append(_kept(path, ready_fn, target, row.settings, seed))
+                yield _cells(row, name, f"{label}, seed {seed}", found[-1:])
+            if seeds > 1:
+                yield _cells(row, name, f"{label}, mean of {seeds}", found)
 
 
-def _cells(row, name, label, seed, found) -> Sequence:
-    values = [found.get(metric, "-") for metric in COLUMNS.values()]
-    per_5000 = 5000 * found["ess_above"]
-    return name, f"{label}, seed {seed}", *values, per_5000, row.published
+def _cells(row, name, label, found) -> Sequence:
+    """found: what was measured, of every seed."""
+    found = [each | {"per_5000": 5000 * each["ess_above"]} for each in found]
+    values = []
+    for metric in [*COLUMNS.values(), "per_5000"]:
+        known = [each[metric] for each in found if metric in each]
+        value = np.mean(known) if known else "-"
+        spread = f" +- {np.std(known, ddof=1):.2g}" if len(known) > 1 else ""
+        values.append(f"{value:.4g}{spread}" if spread else value)
+    return name, label, *values, row.published
 
 
-def _kept(path, settings, target, label, seed) -> dict[str, float]:
-    """What a baseline measures, now or formerly."""
+def _kept(path, ready_fn, target, settings, seed) -> dict[str, float]:
+    """What a sampler measures, now or formerly.
+
+    ready_fn: (key, target, settings) -> Ready.
+    """
     if not path.exists():
         keys = jax.random.split(jax.random.key(seed))
-        ready = BASELINES[label](keys[0], target, settings)
+        ready = ready_fn(keys[0], target, settings)
         found = measured(keys[1], ready, target, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found) + "\n")

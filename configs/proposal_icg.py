@@ -8,6 +8,7 @@ Measured: 90 seconds on one CPU core; 0.88 effective draws per transition in the
 definition (which has 0.86), 0.221 per gradient (0.215), 0.86 in Geyer's.
 """
 
+import functools
 import math
 
 import jax
@@ -58,6 +59,8 @@ def defaults():
 
     initial_step_size: of the MALA that a proposal starts as; tuned on the way where
         there is a buffer. buffer_size: 0 trains on exact draws.
+    whitenings: of the buffer, whose covariance then is the proposal's frame; 0, the
+        paper, for none.
     """
     return {
         "flow_steps": 2,
@@ -72,6 +75,7 @@ def defaults():
         "stop_gradient": False,
         "buffer_size": 0,
         "burn_in": 500,
+        "whitenings": 0,
         "num_transitions": 100,
         "learning_rate": 2e-3,
         "beta1": 0.9,
@@ -144,51 +148,79 @@ def source(config, target):
 def proposal_spec(config, log_density_fn, starts, shape, network=networks.Vectors):
     """The specification of `config.proposal` for a density on positions of a shape."""
     settings = config.proposal
-    for field in ("flow_steps", "num_transitions"):
-        base.at_least(f"proposal.{field}", settings[field], 1)
+    base.at_least("proposal.num_transitions", settings.num_transitions, 1)
+    proposer = proposer_fn(config, config.width, network)
+    return proposal.Spec(
+        log_density_fn,
+        proposer(shape),
+        starts,
+        buffer=buffer(config, shape),
+        num_transitions=settings.num_transitions,
+        **objective(config, config.train.num_steps),
+    )
+
+
+def buffer(config, shape):
+    """The chains to train on; None where there are exact draws."""
+    settings = config.proposal
     base.at_least("proposal.burn_in", settings.burn_in, 1)
-    weights = ("", "_rate", "_floor", "_ceiling")
-    for field in (
-        *("bound", "schedule_warmup", "initial_step_size"),
-        *(f"entropy_weight{part}" for part in weights),
-    ):
-        base.at_least(f"proposal.{field}", settings[field], 0)
+    base.at_least("proposal.whitenings", settings.whitenings, 0)
+    if settings.whitenings and (len(shape) != 1 or not settings.buffer_size):
+        raise ValueError(
+            f"config.proposal.whitenings={settings.whitenings}: these need a buffer of "
+            "chains of vectors; give a buffer_size, or 0 whitenings"
+        )
+    if not settings.buffer_size:
+        return None
+    base.at_least("proposal.buffer_size", settings.buffer_size, config.batch_size)
+    return proposal.Buffer(settings.buffer_size, settings.burn_in, settings.whitenings)
+
+
+def proposer_fn(config, width, network):
+    """The network of `config.proposal`: shape of a position -> module."""
+    settings = config.proposal
+    base.at_least("proposal.flow_steps", settings.flow_steps, 1)
+    base.at_least("proposal.bound", settings.bound, 0)
+    base.at_least("proposal.initial_step_size", settings.initial_step_size, 0)
+    base.at_least("width", width, 1)
     base.choice(
         "proposal.gradient", settings.gradient, **dict.fromkeys(networks.GRADIENTS)
     )
-    base.at_least("width", config.width, 1)
-    if settings.buffer_size:
-        base.at_least("proposal.buffer_size", settings.buffer_size, config.batch_size)
-    if not 0 < settings.target_acceptance < 1:
-        raise ValueError(
-            f"config.proposal.target_acceptance={settings.target_acceptance}: give a "
-            "number between 0 and 1"
-        )
-    return proposal.Spec(
-        log_density_fn,
-        network(
-            shape=shape,
-            width=config.width,
-            num_steps=settings.flow_steps,
-            gradient=settings.gradient,
-            bound=settings.bound,
-            initial_log_epsilon=0.5 * math.log(2 * settings.initial_step_size),
-        ),
-        starts,
-        weight=proposal.EntropyWeight(
-            settings.target_acceptance,
-            settings.entropy_weight,
-            settings.entropy_weight_rate,
-            settings.entropy_weight_floor,
-            settings.entropy_weight_ceiling,
-        ),
-        buffer=proposal.Buffer(settings.buffer_size, settings.burn_in)
-        if settings.buffer_size
-        else None,
-        stop_gradient=settings.stop_gradient,
-        num_transitions=settings.num_transitions,
-        optimizer=optimizer(settings, config.train.num_steps),
+    return functools.partial(
+        network,
+        width=width,
+        num_steps=settings.flow_steps,
+        gradient=settings.gradient,
+        bound=settings.bound,
+        initial_log_epsilon=0.5 * math.log(2 * settings.initial_step_size),
     )
+
+
+def objective(config, num_updates):
+    """What a proposal is trained for and how, as fields of its specification."""
+    settings = config.proposal
+    names = ("entropy_weight", "entropy_weight_rate", "entropy_weight_floor")
+    names += ("entropy_weight_ceiling",)
+    for field in (*names, "schedule_warmup"):
+        base.at_least(f"proposal.{field}", settings[field], 0)
+    target_acceptance(config)
+    return {
+        "weight": proposal.EntropyWeight(
+            settings.target_acceptance, *(settings[name] for name in names)
+        ),
+        "stop_gradient": settings.stop_gradient,
+        "optimizer": optimizer(settings, num_updates),
+    }
+
+
+def target_acceptance(config):
+    """`proposal.target_acceptance`; ValueError unless it is between 0 and 1."""
+    value = config.proposal.target_acceptance
+    if not 0 < value < 1:
+        raise ValueError(
+            f"config.proposal.target_acceptance={value}: give a number between 0 and 1"
+        )
+    return value
 
 
 def optimizer(settings, num_steps):

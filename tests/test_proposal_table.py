@@ -38,12 +38,18 @@ def test_the_table_has_a_cell_for_every_heading(monkeypatch, tmp_path):
     assert [row[:2] for row in rows] == [
         ("scg", "MALA, seed 0"),
         ("scg", "MALA, seed 1"),
+        ("scg", "MALA, mean of 2"),
     ]
     assert all(len(row) == len(headings) for row in rows)
     cells = dict(zip(headings, rows[0]))
     per_transition = cells["ESS/MH, cut at .05, least"]
     assert cells["per 5000, cut at .05"] == 5000 * per_transition
     assert rows[0][2:] != rows[1][2:]
+    first, second = rows[0][2], rows[1][2]
+    mean, _, deviation = rows[2][2].split()
+    np.testing.assert_allclose(float(mean), (first + second) / 2, rtol=1e-3)
+    spread = abs(first - second) / np.sqrt(2)
+    np.testing.assert_allclose(float(deviation), spread, rtol=0.05)
     # Measured once.
     monkeypatch.setattr(proposals, "measured", None)
     assert list(table())[1:] == rows

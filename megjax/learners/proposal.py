@@ -17,7 +17,7 @@ from flax import struct
 from megjax import parallel
 from megjax.learners.learner import Learner, Player, player, updated
 from megjax.networks.proposal import Proposal
-from megjax.samplers import adaptation, mala, neural
+from megjax.samplers import adaptation, mala, metric, neural
 from megjax.samplers.kernel import Kernel, chain, metropolis
 from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
 
@@ -56,10 +56,14 @@ class Buffer(NamedTuple):
     size: number of chains. burn_in: steps of MALA from the starts before training,
     which tune its step size, and the proposal starts with that. Every iteration then
     moves the chains of its batch by the proposal as it is.
+    whitenings: how often after that the mean and covariance of the chains become a
+    frame (`neural.Frame`), in which MALA burns in again. The proposal works in the last
+    one, for good; 0, the paper, for none.
     """
 
     size: int = 2048
     burn_in: int = 500
+    whitenings: int = 0
 
 
 class Spec(NamedTuple):
@@ -110,9 +114,11 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     variables = spec.proposal.init(key_params, jnp.zeros(x.shape[1:]))
     positions = None
     if spec.buffer:
-        positions, step_size = burnt_in(spec, key_buffer)
+        positions, step_size, frame = burnt_in(spec, key_buffer)
         log_epsilon = 0.5 * jnp.log(2 * step_size)
         variables["params"]["log_epsilon"] = log_epsilon
+        if frame:
+            variables["frame"] = frame._asdict()
     return State(
         player(variables, spec.optimizer),
         jnp.float32(spec.weight.initial),
@@ -120,13 +126,30 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     )
 
 
-def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array]:
-    """Positions [M, ...] after MALA from the starts, and its tuned step size []."""
+def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Frame | None]:
+    """Chains [M, ...] after MALA from the starts, its step size [], and its frame."""
     key_start, key_chains = jax.random.split(key)
     starts = spec.start_fn(key_start, spec.buffer.size)
-    kernel_fn = partial(mala.mala, spec.log_density_fn)
+    positions, step_size = langevin(spec, key_chains, starts)
+    frame = None
+    for i in range(spec.buffer.whitenings):
+        factor = metric.covariance_factor(positions)
+        frame = neural.Frame(jnp.mean(positions, axis=0), factor)
+        round_key = jax.random.fold_in(key_chains, i)
+        positions, step_size = langevin(spec, round_key, positions, factor)
+    return positions, step_size, frame
+
+
+def langevin(
+    spec: Spec, key: Key, starts: Array, factor: Array | None = None
+) -> tuple[Array, Array]:
+    """Positions [M, ...] after a burn-in by MALA, and the step size [] it ends with.
+
+    factor: as of `mala.mala`.
+    """
+    kernel_fn = partial(mala.mala, spec.log_density_fn, factor=factor)
     states, tuner = adaptation.warm_up(
-        jax.random.split(key_chains, spec.buffer.size),
+        jax.random.split(key, spec.buffer.size),
         lambda step_size: kernel_fn(step_size=step_size),
         jax.vmap(kernel_fn(step_size=1.0).init)(starts),
         adaptation.tuner(0.01),

@@ -3,6 +3,7 @@
 Roberts and Stramer 2002, section 4; a mass matrix of HMC is (L L^T)^-1.
 """
 
+import jax
 import jax.numpy as jnp
 
 from megjax.types import Array
@@ -31,6 +32,29 @@ def transposed(factor: Array | None, x: Array) -> Array:
 def squared(factor: Array | None, x: Array) -> Array:
     """L L^T x; as `scaled`."""
     return scaled(factor, transposed(factor, x))
+
+
+def solved(factor: Array | None, x: Array) -> Array:
+    """L^-1 x; as `scaled`, with a matrix that is lower triangular."""
+    if factor is None:
+        return x
+    factor = jnp.asarray(factor, x.dtype)
+    if _dense(factor, x):
+        return jax.scipy.linalg.solve_triangular(factor, x, lower=True)
+    return x / factor
+
+
+def covariance_factor(x: Array) -> Array:
+    """L, lower triangular, of the covariance of draws x [N, dim]: [dim, dim].
+
+    Correlations are taken for a little smaller than they are, by 0.005 / (N + 5) (the
+    weight that Stan's warm-up gives to its diagonal), so that fewer draws than
+    dimensions give a factor too.
+    """
+    covariance = jnp.cov(x, rowvar=False)
+    shrinkage = 5e-3 / (len(x) + 5)
+    diagonal = jnp.diag(jnp.diag(covariance))
+    return jnp.linalg.cholesky(covariance + shrinkage * (diagonal - covariance))
 
 
 def _dense(factor, x) -> bool:

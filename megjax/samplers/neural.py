@@ -13,10 +13,23 @@ import jax
 import jax.numpy as jnp
 
 from megjax.networks import proposal
+from megjax.samplers import metric
 from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 DISPLACED, POSITION, NONE = proposal.GRADIENTS
+
+
+class Frame(NamedTuple):
+    """Coordinates y = L^-1 (x - mean) of positions, in which a flow works.
+
+    mean: [dim]. factor: L, lower triangular [dim, dim]. Positions that L L^T is the
+    covariance of have uncorrelated coordinates of variance 1. Not in the paper; Stan
+    adapts the same map, and for affine ones see Hoffman et al. 2019 (NeuTra).
+    """
+
+    mean: Array
+    factor: Array
 
 
 class Flow(NamedTuple):
@@ -26,6 +39,7 @@ class Flow(NamedTuple):
     log_epsilon: logarithm of the factor of the moves [].
     coefficients: (n, x, kept, gradient) -> S, Q, T. displacement: (n, x, kept) -> R.
     gradient: "displaced", "position" or "none"; see `networks.proposal`.
+    frame: of the coordinates that x, z and the gradient are in; None for positions.
     """
 
     masks: Array
@@ -33,6 +47,7 @@ class Flow(NamedTuple):
     coefficients: Callable
     displacement: Callable
     gradient: str = DISPLACED
+    frame: Frame | None = None
 
 
 class State(NamedTuple):
@@ -62,14 +77,16 @@ class Move(NamedTuple):
 
 
 def flow(module: proposal.Proposal, variables: PyTree) -> Flow:
-    """The flow of a network with its variables."""
+    """The flow of a network with its variables; a collection "frame" is its frame."""
     masks, log_epsilon = module.apply(variables, jnp.zeros(module.shape))
+    frame = Frame(**variables["frame"]) if "frame" in variables else None
     return Flow(
         masks,
         log_epsilon,
         functools.partial(module.apply, variables, method="coefficients"),
         functools.partial(module.apply, variables, method="displacement"),
         module.gradient,
+        frame,
     )
 
 
@@ -126,14 +143,17 @@ def move(
     """The proposal that a draw of normals [...] makes; differentiable in the flow.
 
     The way back needs the draw f^-1(-f(z; x); x'). stop_gradient: takes dU for a constant.
+    In a frame the determinant of its map cancels from the ratio, not from the entropy.
     """
     slopes = functools.partial(
         _slopes, flow, log_density_fn, has_aux=has_aux, stop_gradient=stop_gradient
     )
-    z, log_det = forward(flow, state.position, normal, slopes(state))
-    position = state.position + jnp.exp(flow.log_epsilon) * z
+    x, factor, volume = _framed(flow, state.position)
+    z, log_det = forward(flow, x, normal, slopes(state))
+    change = jnp.exp(flow.log_epsilon) * z
+    position = state.position + metric.scaled(factor, change)
     proposed = init(position, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux)
-    back, log_det_back = inverse(flow, position, -z, slopes(proposed))
+    back, log_det_back = inverse(flow, x + change, -z, slopes(proposed))
     log_ratio = (
         proposed.log_density
         - state.log_density
@@ -141,7 +161,7 @@ def move(
         + log_det
         - log_det_back
     )
-    return Move(proposed, log_ratio, log_det + z.size * flow.log_epsilon)
+    return Move(proposed, log_ratio, log_det + z.size * flow.log_epsilon + volume)
 
 
 def forward(
@@ -171,21 +191,30 @@ def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, 
 
 def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
     """(n, kept half) -> the gradient of the energy that step n sees from a state."""
-    x = state.position
+    x, factor, _ = _framed(flow, state.position)
 
     def displaced(n, kept):
-        gradient = jax.grad(log_density_fn, has_aux=has_aux)(
-            x + flow.displacement(n, x, kept)
-        )
-        return -(gradient[0] if has_aux else gradient)
+        moved = metric.scaled(factor, flow.displacement(n, x, kept))
+        gradient = jax.grad(log_density_fn, has_aux=has_aux)(state.position + moved)
+        return gradient[0] if has_aux else gradient
 
     def slope(n, kept):
         if flow.gradient == NONE:
             return jnp.zeros_like(x)
-        found = -state.gradient if flow.gradient == POSITION else displaced(n, kept)
+        found = state.gradient if flow.gradient == POSITION else displaced(n, kept)
+        found = -metric.transposed(factor, found)
         return jax.lax.stop_gradient(found) if stop_gradient else found
 
     return slope
+
+
+def _framed(flow, position) -> tuple[Array, Array | None, Array | float]:
+    """The position in the flow's frame, the frame's L, and log |det L| []."""
+    if flow.frame is None:
+        return position, None, 0.0
+    mean, factor = (value.astype(position.dtype) for value in flow.frame)
+    volume = jnp.sum(jnp.log(jnp.diag(factor)))
+    return metric.solved(factor, position - mean), factor, volume
 
 
 def _halves(flow: Flow) -> list[tuple[int, Array]]:

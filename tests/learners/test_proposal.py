@@ -174,6 +174,35 @@ def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
     assert np.isin(starts[:, 0], after.positions[:, 0]).all()
 
 
+def test_whitenings_frame_a_proposal_by_the_chains():
+    """A target of correlation 0.98 and deviations 0.1 and 10, far from its starts."""
+    covariance = np.array([[0.01, 0.98], [0.98, 100.0]])
+    target = targets.gaussian("", covariance)
+    mean = jnp.array([3.0, -20.0])
+    spec = specification(
+        buffer=proposal.Buffer(size=500, burn_in=150, whitenings=4)
+    )._replace(log_density_fn=lambda x: target.log_density(x - mean))
+    state = jax.jit(functools.partial(proposal.init, spec))(
+        jax.random.key(0), jnp.zeros((50, 2))
+    )
+    frame = state.proposal.variables["frame"]
+    deviations = np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(frame["mean"] - mean) < 0.3 * deviations)
+    found = frame["factor"] @ frame["factor"].T / np.outer(deviations, deviations)
+    np.testing.assert_allclose(found, [[1, 0.98], [0.98, 1]], atol=0.25)
+    # In the frame MALA takes steps of about one deviation.
+    assert 0.7 < np.exp(state.proposal.params["log_epsilon"]) < 2
+    step = jax.jit(functools.partial(proposal.step, spec))
+    after, measured = step(jax.random.key(1), state, jnp.zeros((1, 50, 2)))
+    assert measured["acceptance"] > 0.3
+    np.testing.assert_array_equal(
+        after.proposal.variables["frame"]["factor"], frame["factor"]
+    )
+    entropy = proposal.noise_entropy(2) + 0.5 * np.linalg.slogdet(covariance)[1]
+    log_epsilon = 2 * state.proposal.params["log_epsilon"]
+    np.testing.assert_allclose(measured["entropy"], entropy + log_epsilon, atol=0.6)
+
+
 def test_proposals_that_leave_the_floats_stop_nothing():
     spec = specification(optimizer=proposal.amsgrad(0.1))
     spec = spec._replace(log_density_fn=lambda x: jnp.log(x[0]) - jnp.sum(x**2))

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,29 @@ def test_products_by_hand(factor, scaled, transposed, squared):
     np.testing.assert_allclose(metric.scaled(factor, X), scaled)
     np.testing.assert_allclose(metric.transposed(factor, X), transposed)
     np.testing.assert_allclose(metric.squared(factor, X), squared)
+
+
+@pytest.mark.parametrize("factor", [None, jnp.array([2.0, 3.0]), LOWER])
+def test_solving_undoes_the_product(factor):
+    solved = metric.solved(factor, metric.scaled(factor, X))
+    np.testing.assert_allclose(solved, X, rtol=1e-6)
+
+
+def test_a_covariance_factor_whitens_draws():
+    x = jax.random.normal(jax.random.key(0), (5000, 2)) @ LOWER.T + X
+    factor = metric.covariance_factor(x)
+    np.testing.assert_array_equal(factor, jnp.tril(factor))
+    np.testing.assert_allclose(factor, LOWER, atol=0.15)
+    white = jax.vmap(lambda x: metric.solved(factor, x))(x)
+    np.testing.assert_allclose(jnp.cov(white, rowvar=False), np.eye(2), atol=1e-4)
+
+
+def test_fewer_draws_than_dimensions_have_a_factor():
+    x = jax.random.normal(jax.random.key(0), (4, 9))
+    factor = metric.covariance_factor(x)
+    assert np.all(np.diag(factor) > 0)
+    variances = np.sum(factor**2, axis=1)
+    np.testing.assert_allclose(variances, np.var(x, axis=0, ddof=1), rtol=1e-4)
 
 
 def test_images_have_diagonals():

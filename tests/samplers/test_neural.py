@@ -11,7 +11,7 @@ from scipy import stats
 
 from megjax.data import targets
 from megjax.networks import proposal
-from megjax.samplers import kernel, mala, neural
+from megjax.samplers import kernel, mala, metric, neural
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -217,6 +217,102 @@ def test_random_weights_leave_a_gaussian_invariant(gradient):
     scores, accepted = moment_scores(learned)
     assert 0.05 < accepted < 0.99
     assert np.max(scores) < 4
+
+
+MEAN, FACTOR = np.array([0.5, -1.0, 2.0]), np.linalg.cholesky(COVARIANCE)
+FRAME = neural.Frame(jnp.asarray(MEAN), jnp.asarray(FACTOR))
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_frame_is_a_similarity(gradient):
+    """Proposals for N(m, L L^T) in its frame are m + L y of those for N(0, I)."""
+    with jax.enable_x64(True):
+        flow = random_flow(gradient)
+        inside = flow._replace(frame=neural.Frame(jnp.asarray(MEAN), FACTOR))
+
+        def standard(y):
+            return -0.5 * y @ y
+
+        def target(x):
+            return gaussian(x - MEAN) + 3.0
+
+        noises, starts = jax.random.normal(jax.random.key(2), (2, 20, DIM))
+
+        def pair(noise, y):
+            plain = neural.neural(standard, flow).init(y)
+            there = neural.neural(target, inside).init(MEAN + FACTOR @ y)
+            return (
+                neural.move(noise, plain, log_density_fn=standard, flow=flow),
+                neural.move(noise, there, log_density_fn=target, flow=inside),
+            )
+
+        plain, there = jax.jit(jax.vmap(pair))(noises, starts)
+        assert np.std(plain.log_ratio) > 0.1
+        np.testing.assert_allclose(there.log_ratio, plain.log_ratio, atol=1e-10)
+        positions = MEAN + plain.state.position @ FACTOR.T
+        np.testing.assert_allclose(there.state.position, positions, atol=1e-10)
+        # The map's determinant is the entropy's, and no part of the ratio.
+        volume = 0.5 * np.linalg.slogdet(COVARIANCE)[1]
+        np.testing.assert_allclose(there.log_det - plain.log_det, volume, atol=1e-10)
+
+
+def test_in_a_frame_it_starts_as_preconditioned_mala():
+    a = 0.3
+    module = vectors(initial_log_epsilon=float(np.log(np.sqrt(2 * a))))
+    variables = module.init(jax.random.key(0), jnp.zeros(DIM))
+    flow = neural.flow(module, variables | {"frame": FRAME._asdict()})
+    langevin = mala.mala(skewed, step_size=a, factor=FRAME.factor)
+    x, noise = jax.random.normal(jax.random.key(1), (2, DIM))
+    state = langevin.init(x)
+    learned = neural.neural(skewed, flow)
+    move = neural.move(noise, learned.init(x), log_density_fn=skewed, flow=flow)
+    drift = a * COVARIANCE @ state.gradient
+    expected = x + drift + np.sqrt(2 * a) * FRAME.factor @ noise
+    np.testing.assert_allclose(move.state.position, expected, rtol=1e-5, atol=1e-5)
+    ratio = mala.log_ratio(
+        state, langevin.init(expected), step_size=a, factor=FRAME.factor
+    )
+    np.testing.assert_allclose(move.log_ratio, ratio, atol=5e-5)
+
+
+def test_random_weights_in_a_frame_leave_a_gaussian_invariant():
+    learned = neural.neural(gaussian, random_flow()._replace(frame=FRAME))
+    scores, accepted = moment_scores(learned)
+    assert 0.05 < accepted < 0.99
+    assert np.max(scores) < 4
+
+
+@pytest.mark.parametrize("mistake", [False, True])
+def test_detailed_balance_in_a_frame(mistake, monkeypatch):
+    """And if L^T moves the position where L should, the way back leads elsewhere."""
+    if mistake:
+        monkeypatch.setattr(neural.metric, "scaled", metric.transposed)
+
+    def coordinates(x):
+        return jnp.linalg.solve(FACTOR, x - MEAN)
+
+    def pair(flow, key):
+        functions = {"log_density_fn": skewed, "flow": flow}
+        x, noise = jax.random.normal(key, (2, DIM))
+        start = neural.neural(**functions).init(x)
+        there = neural.move(noise, start, **functions)
+        y = coordinates(there.state.position)
+        slope_fn = neural._slopes(
+            flow, skewed, there.state, has_aux=False, stop_gradient=False
+        )
+        z = (coordinates(x) - y) / jnp.exp(flow.log_epsilon)
+        noise, _ = neural.inverse(flow, y, z, slope_fn)
+        back = neural.move(noise, there.state, **functions)
+        return x, back.state.position, there.log_ratio, back.log_ratio
+
+    with jax.enable_x64(True):
+        flow = random_flow()._replace(frame=neural.Frame(jnp.asarray(MEAN), FACTOR))
+        keys = jax.random.split(jax.random.key(3), 20)
+        found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
+    x, again, there, back = map(np.asarray, found)
+    errors = np.max(np.abs(again - x)), np.max(np.abs(there + back))
+    assert np.std(there) > 0.1
+    assert min(errors) > 0.1 if mistake else max(errors) < 1e-9
 
 
 def test_aux_is_carried_and_caches_are_of_the_position():
