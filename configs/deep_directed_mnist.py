@@ -3,12 +3,21 @@
 python train.py --config=configs/deep_directed_mnist.py
 python train.py --config=configs/deep_directed_mnist.py:digits
 
-Not yet run to its end. On MNIST digits are recognisable after 2000 iterations.
+Measured: 7 minutes on one CPU core (12 iterations of 4.6 GFLOP a second); most samples
+are digits, of all ten classes. Frechet distance 4.7 in the features of the MNIST
+classifier (test images 0.04), which evaluate.py needs:
+
+python -m megjax.evaluation.classifier --data=mnist
+python evaluate.py --workdir=runs/deep_directed_mnist
 """
+
+import functools
+import hashlib
+import pathlib
 
 from configs import base, deep_directed_two_spirals
 from megjax.data import images
-from megjax.evaluation import pictures
+from megjax.evaluation import classes, classifier, fidelity, pictures
 from megjax.experiment import Experiment
 from megjax.learners import deep_directed
 from megjax.networks import experts
@@ -29,10 +38,17 @@ def get_config(variant="mnist"):
         "num_experts": 128,
         "num_energy_updates": 1,
         "score_weight": 0.1,
+        # Shorter than on the plane, as the run is: 0.9995 would still hold an eighth
+        # of the weights of its start.
+        "average_decay": 0.998,
     }
-    config.train.num_steps = 20_000
+    config.evaluation = {
+        "classifier": "runs/mnist_classifier/classifier.npz",
+        "num_samples": 10_000,
+    }
+    config.train.num_steps = 4000
     config.train.iterations_per_call_cpu = 50
-    config.train.evaluate_every = 2000
+    config.train.evaluate_every = 1000
     if variant == "digits":
         config.energy_hidden, config.generator_hidden = (256, 128, 128), (128, 128)
     config.build = build
@@ -57,4 +73,31 @@ def build(config):
             ),
         )
     )
-    return Experiment(data, learner, {"grid": pictures.sample_grid(learner)})
+    built = Experiment(data, learner, {"grid": pictures.sample_grid(learner)})
+    return measured(config, built) if config.variant == "mnist" else built
+
+
+def measured(config, built):
+    """The experiment with a classifier's opinion of its samples."""
+    settings, data_dir = config.evaluation, config.data_dir or None
+    base.at_least("evaluation.num_samples", settings.num_samples, 2)
+
+    # Nothing is read before it is needed: training does without a classifier.
+    def sets():
+        held_out, _ = images.labelled("mnist", split="test", data_dir=data_dir)
+        return built.data.store, held_out
+
+    evaluation = classes.classes(
+        built.learner,
+        functools.partial(space, settings.classifier),
+        sets,
+        num_samples=settings.num_samples,
+    )
+    return built._replace(protocols={"classes": evaluation})
+
+
+def space(path):
+    """The features of a classifier of MNIST."""
+    found = classifier.load(path, data="mnist")
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return fidelity.classifier_space(found, digest)

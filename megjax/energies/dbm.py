@@ -4,6 +4,7 @@ Salakhutdinov and Hinton 2009; Mehta et al. 2019, section 16.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,24 +19,31 @@ from megjax.types import Array, Key, PyTree
 Kinds = tuple[units.Kind, ...]
 """The kind of every layer, the visible one first; static under jit."""
 
+Hidden = units.Kind | Sequence[units.Kind]
+"""The kind of all hidden layers, or one for each, from the bottom."""
+
 
 def family(
     sizes: Sequence[int],
     *,
     visible: units.Kind = units.BERNOULLI,
-    hidden: units.Kind = units.BERNOULLI,
+    hidden: Hidden = units.BERNOULLI,
     num_updates: int = 20,
     visible_bias: Array | None = None,
 ) -> Family:
     """E(v, h) = -a.v - sum_l b_l.h_l - v W_1 h_1 - h_1 W_2 h_2 - ...
 
-    sizes: (num_visible, num_hidden_1, num_hidden_2, ...).
+    Layers of Gaussian units add their |h|^2 / 2 (or p v^2 / 2); summed out they leave
+    couplings between all units of the two layers beside them.
+    sizes: (num_visible, num_hidden_1, num_hidden_2, ...). hidden: of all hidden layers,
+    or a kind for each.
     params: "weights_l" [n_(l-1), n_l], "hidden_bias_l" [n_l], "visible_bias" [n], with
     l from 1. Weights start Glorot-normal, biases at 0 or `visible_bias` [n].
     num_updates: of the mean field, see `mean_field`; its posterior replaces the hidden
     units, which have no closed form, so `energy` is None.
-    Raises ValueError below two hidden layers, and where neighbouring layers are both
-    Gaussian (Z diverges for large weights).
+    The bounds and the annealing of `evaluation.likelihood` are for two-valued units.
+    Raises ValueError below two hidden layers, for Potts hidden units, and where
+    neighbouring layers are both Gaussian, see `layer_kinds`.
     """
     kinds = layer_kinds(len(sizes) - 1, visible=visible, hidden=hidden)
     numbers = tuple(n * kind.width for n, kind in zip(sizes, kinds, strict=True))
@@ -54,21 +62,44 @@ def layer_kinds(
     num_hidden_layers: int,
     *,
     visible: units.Kind = units.BERNOULLI,
-    hidden: units.Kind = units.BERNOULLI,
+    hidden: Hidden = units.BERNOULLI,
 ) -> Kinds:
-    """The kinds of the layers of `family`, for the functions of this file."""
+    """The kinds of the layers of `family`, for the functions of this file.
+
+    Between discrete layers a Gaussian one keeps its variance at all weights, so that Z
+    is finite. The quadratic form of two Gaussian neighbours is positive only while W has
+    no singular value of 1 or more; training would leave that range unnoticed, so they
+    are refused. Nothing is lost: integrated out, both leave pair couplings as one does.
+    Raises ValueError as `family`, and where `hidden` has not a kind for each layer.
+    """
     if num_hidden_layers < 2:
         raise ValueError(
             f"{num_hidden_layers} hidden layer(s): a deep machine has at least two, see"
             " energies.rbm for one."
         )
-    if hidden.width > 1 or units.is_continuous(hidden):
+    shared = isinstance(hidden, units.Kind)
+    kinds = (visible, *([hidden] * num_hidden_layers if shared else hidden))
+    if len(kinds) != num_hidden_layers + 1:
         raise ValueError(
-            f"Hidden units are {hidden.name}: use Bernoulli or spin units. With Potts"
-            " units weights are ambiguous, and Z of neighbouring Gaussian layers"
-            " diverges for large weights."
+            f"{len(kinds) - 1} kinds for {num_hidden_layers} hidden layers: give one"
+            " kind for all, or one for each."
         )
-    return (visible, *[hidden] * num_hidden_layers)
+    _check(kinds)
+    return kinds
+
+
+def _check(kinds: Kinds) -> None:
+    for kind in kinds[1:]:
+        if kind.width > 1:
+            raise ValueError(
+                f"Hidden units are {kind.name}: use Bernoulli, spin or Gaussian ones."
+            )
+    for layer, pair in enumerate(itertools.pairwise(kinds), 1):
+        if all(map(units.is_continuous, pair)):
+            raise ValueError(
+                f"Layers {layer - 1} and {layer} are both Gaussian: Z diverges for large"
+                " weights. Put discrete units into one of them, or leave it out."
+            )
 
 
 def init(
@@ -141,11 +172,17 @@ def variational_energy(params: PyTree, chain: Units, *, kinds: Kinds) -> Array:
     """
     energy = kinds[0].reference(chain[0]) - _attraction(params, chain)
     for kind, means in zip(kinds[1:], chain[1:], strict=True):
-        # A unit of mean 0 or 1 has an infinite field and no entropy.
-        edge = jnp.finfo(means.dtype).eps
-        t = kind.field(jnp.clip(means, kind.states.min() + edge, 1 - edge))
+        t = kind.field(_inside(means, kind))
         energy = energy - kind.cumulant(t) + jnp.sum(t * means, -1)
     return energy
+
+
+def _inside(means: Array, kind: units.Kind) -> Array:
+    """Means that some finite field has: at its edges a discrete unit's is infinite."""
+    if units.is_continuous(kind):
+        return means
+    edge = jnp.finfo(means.dtype).eps
+    return jnp.clip(means, kind.states.min() + edge, kind.states.max() - edge)
 
 
 def start(
@@ -189,14 +226,17 @@ def mean(params: PyTree, chain: Units, *, kinds: Kinds) -> Array:
 
 
 def free_energy(params: PyTree, v: Array, *, kinds: Kinds) -> Array:
-    """-log sum_h exp(-E(v, h)) [B], by a sum over the states of the even hidden layers.
+    """-log sum_h exp(-E(v, h)) [B], with hidden units summed or integrated out.
 
-    Raises ValueError where these have too many (`exact.states`).
+    By a sum over the states of every other hidden layer, of the even or the odd ones,
+    whichever is less; the layers between have a closed form. Raises ValueError where
+    that is too many (`exact.states`), or both have a Gaussian layer.
     """
-    states = _states(params, kinds, range(2, len(kinds), 2))
+    states = _fewest_states(params, kinds, first=1)
+    num = len(next(iter(states.values())))
 
     def one(x: Array) -> Array:
-        layers = states | {0: jnp.broadcast_to(x, (len(states[2]), len(x)))}
+        layers = states | {0: jnp.broadcast_to(x, (num, len(x)))}
         return -jax.nn.logsumexp(-_summed(params, layers, kinds))
 
     return jax.lax.map(one, v)
@@ -205,17 +245,9 @@ def free_energy(params: PyTree, v: Array, *, kinds: Kinds) -> Array:
 def log_partition(params: PyTree, *, kinds: Kinds) -> Array:
     """log Z, by a sum over the states of the even or the odd layers, whichever is less.
 
-    Raises ValueError where these have too many states (`exact.states`).
+    Raises ValueError as `free_energy`.
     """
-
-    def num_bits(layers: Sequence[int]) -> float:
-        if any(units.is_continuous(kinds[i]) for i in layers):
-            return math.inf
-        nums = _num_units(params, kinds)
-        return sum(nums[i] * math.log2(len(kinds[i].states)) for i in layers)
-
-    parities = [range(parity, len(kinds), 2) for parity in (0, 1)]
-    states = _states(params, kinds, min(parities, key=num_bits))
+    states = _fewest_states(params, kinds, first=0)
     return jax.nn.logsumexp(-_summed(params, states, kinds))
 
 
@@ -223,7 +255,7 @@ def stack(
     sizes: Sequence[int],
     *,
     visible: units.Kind = units.BERNOULLI,
-    hidden: units.Kind = units.BERNOULLI,
+    hidden: Hidden = units.BERNOULLI,
     visible_bias: Array | None = None,
 ) -> tuple[Family, ...]:
     """The machines with one hidden layer that pre-train a deep one, bottom first.
@@ -311,21 +343,32 @@ def _mean_field_update(params: PyTree, chain: Units, kinds: Kinds) -> Units:
     return tuple(layers)
 
 
-def _states(params: PyTree, kinds: Kinds, layers: Sequence[int]) -> dict[int, Array]:
-    """Layer -> all states of some layers together [S, ...]."""
+def _fewest_states(params: PyTree, kinds: Kinds, *, first: int) -> dict[int, Array]:
+    """Layer -> all states of every other layer, from `first` or the one above it on."""
     nums = _num_units(params, kinds)
+
+    def num_bits(layers: Sequence[int]) -> float:
+        if any(units.is_continuous(kinds[i]) for i in layers):
+            return math.inf
+        return sum(nums[i] * math.log2(len(kinds[i].states)) for i in layers)
+
+    choices = [range(layer, len(kinds), 2) for layer in (first, first + 1)]
+    layers = min(choices, key=num_bits)
     states = exact.joint_states([(kinds[i], nums[i]) for i in layers])
     return dict(zip(layers, states, strict=True))
 
 
 def _summed(params: PyTree, layers: dict[int, Array], kinds: Kinds) -> Array:
-    """The energy of every other layer [B], the layers between them summed out."""
+    """The energy of some layers [B], the others summed out: of neighbours at most one."""
     chain = tuple(layers.get(i) for i in range(len(kinds)))
     energy = 0.0
     for layer, kind in enumerate(kinds):
-        if layer in layers:
-            x = chain[layer]
-            energy = energy + kind.reference(x) - x @ _bias(params, layer)
-        else:
+        x = chain[layer]
+        if x is None:
             energy = energy - kind.cumulant(field(params, chain, layer))
+            continue
+        energy = energy + kind.reference(x) - x @ _bias(params, layer)
+        if layer and chain[layer - 1] is not None:
+            inputs = chain[layer - 1] @ params[f"weights_{layer}"]
+            energy = energy - jnp.sum(inputs * x, -1)
     return energy

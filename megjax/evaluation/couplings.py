@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from megjax.evaluation.ising import Estimate
+
 MAX_SPINS = 16
 """Up to which maximum likelihood sums over all states."""
 
@@ -24,6 +26,19 @@ class Couplings(NamedTuple):
     couplings: np.ndarray
     field_errors: np.ndarray
     coupling_errors: np.ndarray
+
+
+class Bonds(NamedTuple):
+    """Estimates where only some pairs are coupled.
+
+    fields: h [n]. couplings: J [E], edge by edge, with their errors [E]. mean: of all
+    couplings; its error knows how those of different edges depend on each other.
+    """
+
+    fields: np.ndarray
+    couplings: np.ndarray
+    coupling_errors: np.ndarray
+    mean: Estimate
 
 
 def maximum_likelihood(x: np.ndarray, *, num_steps: int = 50) -> Couplings:
@@ -97,6 +112,90 @@ def tap(x: np.ndarray, *, num_groups: int = 20) -> Couplings:
     return _jackknife(_tap, _checked(x), num_groups)
 
 
+def bond_pseudo_likelihood(
+    x: np.ndarray, edges: np.ndarray, *, num_groups: int, num_steps: int = 50
+) -> Bonds:
+    """`pseudo_likelihood` of a model in which only the pairs `edges` [E, 2] are coupled.
+
+    x: spins [N, n] of `num_groups` consecutive parts of one size, such as Markov chains:
+    independent of each other, however strongly the spins of one part depend. Every spin
+    needs an edge. Raises ValueError as `pseudo_likelihood`, and for parts that do not
+    come out even.
+    """
+    x, edges = _grouped(_checked(x), num_groups), np.asarray(edges)
+    num, n = x.shape
+    fields, couplings = np.zeros(n), np.zeros(len(edges))
+    influence, total = np.zeros((len(edges), num_groups)), np.zeros(num_groups)
+    for i in range(n):
+        at_first, at_second = (np.flatnonzero(edges[:, end] == i) for end in (0, 1))
+        own = np.concatenate([at_first, at_second])
+        others = np.concatenate([edges[at_first, 1], edges[at_second, 0]])
+        inputs = np.concatenate([np.ones((num, 1)), x[:, others]], axis=1)
+        theta, moved = _regression(inputs, x[:, i], num_steps)
+        fields[i] = theta[0]
+        couplings[own] += theta[1:] / 2
+        moved = moved.reshape(num_groups, -1, len(theta)).mean(1)[:, 1:] / 2
+        influence[own] += moved.T
+        total += moved.sum(1) / len(edges)
+    errors = _group_error(influence)
+    return Bonds(
+        fields,
+        couplings,
+        errors,
+        Estimate(float(couplings.mean()), float(_group_error(total))),
+    )
+
+
+def shared_coupling(x: np.ndarray, edges: np.ndarray, *, num_groups: int) -> Estimate:
+    """The maximum of the pseudo-likelihood without fields and with one J for all edges.
+
+    Arguments and errors as of `bond_pseudo_likelihood`. Of a million spins it needs
+    only how often each has how many neighbours like itself.
+    """
+    spins = np.ascontiguousarray(_grouped(_spins(x), num_groups).T, np.int16)
+    degree, pull = np.bincount(np.ravel(edges)).max(), np.zeros_like(spins)
+    for first, second in edges:
+        pull[first] += spins[second]
+        pull[second] += spins[first]
+    aligned = (spins * pull + degree).T.reshape(num_groups, -1)
+    width = 2 * degree + 1
+    share = np.stack([np.bincount(row, minlength=width) for row in aligned])
+    share = share / aligned.shape[1]
+    values, mean, coupling = np.arange(width) - degree, share.mean(0), 0.0
+    for _ in range(50):
+        slopes = values * (1 - np.tanh(coupling * values))
+        curvature = mean @ (values**2 * (1 - np.tanh(coupling * values) ** 2))
+        step = mean @ slopes / curvature
+        coupling += step / max(1.0, abs(step))
+        if abs(step) < 1e-12:
+            break
+    _check_converged(step)
+    return Estimate(float(coupling), float(_group_error(share @ slopes / curvature)))
+
+
+def mean_field_coupling(
+    x: np.ndarray, edges: np.ndarray, *, num_groups: int
+) -> Estimate:
+    """The mean over `edges` of `mean_field`'s couplings, which it takes for all pairs.
+
+    Arguments as of `bond_pseudo_likelihood`; the error by leaving out each part.
+    """
+    x = _grouped(_checked(x), num_groups)
+    parts = x.reshape(num_groups, -1, x.shape[1])
+    total, second = x.sum(0), x.T @ x
+
+    def mean(num, total, second):
+        covariance = (second - np.outer(total, total) / num) / (num - 1)
+        return -np.mean(np.linalg.inv(covariance)[tuple(np.asarray(edges).T)])
+
+    left_out = [
+        mean(len(x) - len(part), total - part.sum(0), second - part.T @ part)
+        for part in parts
+    ]
+    error = np.sqrt(num_groups - 1) * np.std(left_out)
+    return Estimate(float(mean(len(x), total, second)), float(error))
+
+
 def recovery(estimate: Couplings, truth: np.ndarray) -> Mapping[str, float]:
     """How well couplings were recovered: truth J [n, n].
 
@@ -115,10 +214,15 @@ def recovery(estimate: Couplings, truth: np.ndarray) -> Mapping[str, float]:
     }
 
 
-def _checked(x):
+def _spins(x):
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or not np.all(np.abs(x) == 1):
         raise ValueError(f"x of shape {x.shape}: give spins -1 and 1, [N, n]")
+    return x
+
+
+def _checked(x):
+    x = _spins(x)
     second = x.T @ x / len(x)
     pairs = np.triu_indices(x.shape[1], 1)
     if np.any(np.abs(x.mean(0)) == 1) or np.any(np.abs(second[pairs]) == 1):
@@ -127,6 +231,19 @@ def _checked(x):
             "couplings say so; give more data or leave those spins out"
         )
     return x
+
+
+def _grouped(x, num_groups):
+    if num_groups < 2 or len(x) % num_groups:
+        raise ValueError(
+            f"num_groups={num_groups} of {len(x)} rows: give at least 2, and a divisor"
+        )
+    return x
+
+
+def _group_error(influence):
+    """Of a mean over groups: influences [..., G], of which the mean is 0."""
+    return np.sqrt(np.sum(influence**2, -1)) / influence.shape[-1]
 
 
 def _features(x):

@@ -146,6 +146,7 @@ def log_partition(
     sweeps of the model and go from there to the base (Burda, Grosse and Salakhutdinov
     2015): if that brought them to equilibrium, the estimate tends to be too large where
     the usual one is too small, and the two enclose log Z.
+    Raises ValueError where units take other values, as Gaussian ones do.
     """
     base = proximal.without_weights(params) if base is None else base
 
@@ -163,9 +164,15 @@ def log_partition(
             units = family.start(key_start, base, v)
             units = family.sweep(key_sweeps, base, units, 1.0)
             log_weights = run((base, params), units, betas=schedule(num_steps))
-        return independent_log_z(family, base, units, values), log_weights
+        return independent_log_z(family, base, units, values), log_weights, units
 
-    log_z, log_weights = jax.device_get(weighed(key, base, params, v))
+    log_z, log_weights, units = jax.device_get(weighed(key, base, params, v))
+    for layer in units[:1] if family.energy else units:
+        if not np.isin(layer, values).all():
+            raise ValueError(
+                f"units beside {values[0]:g} and {values[1]:g}: annealing knows units of "
+                "two values; give a family that sums the others out"
+            )
     if num_sweeps:
         found = estimate(0.0, log_weights)
         return Estimate(

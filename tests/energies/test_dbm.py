@@ -246,11 +246,176 @@ def test_fields_of_the_composed_machine_are_means_of_both_sides():
         )
 
 
+PAIRWISE = dbm.layer_kinds(2, hidden=(units.GAUSSIAN, units.SPIN))
+CROWNED = dbm.layer_kinds(2, visible=units.SPIN, hidden=(units.SPIN, units.GAUSSIAN))
+
+
+def square(x):
+    return 0.5 * np.sum(np.square(x), -1)
+
+
+def test_a_gaussian_layer_inside_leaves_a_pairwise_model_of_its_neighbours():
+    params = {k: np.asarray(p) for k, p in random_params((3, 2, 2)).items()}
+    v, h2 = map(np.asarray, exact.joint_states([(PAIRWISE[0], 3), (PAIRWISE[2], 2)]))
+    field = params["hidden_bias_1"] + v @ params["weights_1"]
+    field = field + h2 @ params["weights_2"].T
+    by_hand = v @ params["visible_bias"] + h2 @ params["hidden_bias_2"] + square(field)
+    by_hand = by_hand.reshape(8, 4)
+    free = compiled(dbm.free_energy, PAIRWISE)(params, v[::4])
+    np.testing.assert_allclose(free, -special.logsumexp(by_hand, axis=1), rtol=1e-12)
+    log_partition = compiled(dbm.log_partition, PAIRWISE)(params)
+    np.testing.assert_allclose(log_partition, special.logsumexp(by_hand), rtol=1e-12)
+
+
+def test_a_gaussian_layer_on_top_leaves_couplings_of_the_layer_below():
+    params = {k: np.asarray(p) for k, p in random_params((3, 2, 2)).items()}
+    v, h1 = map(np.asarray, exact.joint_states([(CROWNED[0], 3), (CROWNED[1], 2)]))
+    by_hand = v @ params["visible_bias"] + h1 @ params["hidden_bias_1"]
+    by_hand = by_hand + np.sum((v @ params["weights_1"]) * h1, -1)
+    by_hand += square(params["hidden_bias_2"] + h1 @ params["weights_2"])
+    by_hand = by_hand.reshape(8, 4)
+    free = compiled(dbm.free_energy, CROWNED)(params, v[::4])
+    np.testing.assert_allclose(free, -special.logsumexp(by_hand, axis=1), rtol=1e-12)
+    log_partition = compiled(dbm.log_partition, CROWNED)(params)
+    np.testing.assert_allclose(log_partition, special.logsumexp(by_hand), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("kinds", "layer"), [(PAIRWISE, 1), (CROWNED, 2)])
+def test_the_joint_energy_integrates_to_the_free_energy(kinds, layer):
+    params = random_params((1, 1, 1))
+    grid = np.linspace(-12, 12, 2001)
+    other = kinds[3 - layer].states
+    v = kinds[0].states
+    index = np.indices((2, 2, len(grid))).reshape(3, -1)
+    chain = {0: v[index[0]], 3 - layer: other[index[1]], layer: grid[index[2], None]}
+    joint = compiled(dbm.joint, kinds)(params, (chain[0], chain[1], chain[2]))
+    mass = np.exp(-np.asarray(joint)).reshape(2, 2, -1).sum(1)
+    free = compiled(dbm.free_energy, kinds)(params, v)
+    np.testing.assert_allclose(np.trapezoid(mass, grid), np.exp(-free), rtol=1e-9)
+
+
+def gaussian_draws(params, kinds, inverse_temperature, num):
+    """Exact draws of a machine with Gaussian units in layer 1, from its pair couplings."""
+    v, h2 = map(np.asarray, exact.joint_states([(kinds[0], 2), (kinds[2], 2)]))
+    field = params["hidden_bias_1"] + v @ params["weights_1"]
+    field = field + h2 @ params["weights_2"].T
+    logits = v @ params["visible_bias"] + h2 @ params["hidden_bias_2"] + square(field)
+    rng = np.random.RandomState(3)
+    probs = special.softmax(inverse_temperature * logits)
+    rows = rng.choice(len(v), num, p=probs)
+    noise = rng.randn(num, field.shape[1]) / np.sqrt(inverse_temperature)
+    return v[rows], field[rows] + noise, h2[rows]
+
+
+def largest_shift(before, after):
+    """Of all first and second moments, in standard errors of a difference of means."""
+    first, second = (np.hstack(chain) for chain in (before, after))
+    pairs = np.triu_indices(first.shape[1])
+    first, second = (
+        np.hstack([x, x[:, pairs[0]] * x[:, pairs[1]]]) for x in (first, second)
+    )
+    difference = np.asarray(first - second)
+    error = difference.std(0) / np.sqrt(len(difference))
+    return np.max(np.abs(difference.mean(0)) / np.maximum(error, 1e-12))
+
+
+def test_sweeps_keep_the_moments_of_gaussian_layers():
+    inverse_temperature, sizes = 0.6, (2, 2, 2)
+    params = {k: np.asarray(p) for k, p in random_params(sizes).items()}
+    before = gaussian_draws(params, PAIRWISE, inverse_temperature, 100_000)
+
+    def swept(kinds, params):
+        key = jax.random.key(2)
+        return compiled(dbm.sweep, kinds)(key, params, before, inverse_temperature)
+
+    assert largest_shift(before, swept(PAIRWISE, params)) < 4.5
+    wide = units.gaussian(0.8)
+    mutants = [
+        # Another variance; no pull from above; the other discrete units in its place.
+        (dbm.layer_kinds(2, hidden=(wide, units.SPIN)), params),
+        (PAIRWISE, params | {"weights_2": 0 * params["weights_2"]}),
+        (dbm.layer_kinds(2, hidden=(units.GAUSSIAN, units.BERNOULLI)), params),
+    ]
+    for kinds, changed in mutants:
+        assert largest_shift(before, swept(kinds, changed)) > 10
+
+
+def test_the_mean_field_of_gaussian_layers_bounds_the_free_energy():
+    params = random_params((3, 2, 2))
+    for kinds in (PAIRWISE, CROWNED):
+        v = exact.states(kinds[0], 3)
+        free = compiled(dbm.free_energy, kinds)(params, v)
+        bound, bounds = compiled(dbm.variational_energy, kinds), []
+        for num in (1, 3, 300):
+            chain, change = compiled(dbm.mean_field, kinds, num_updates=num)(params, v)
+            bounds.append(bound(params, chain))
+        assert np.all(np.diff(bounds, axis=0) < 1e-12)
+        assert np.all(bounds[-1] > free) and np.all(change < 1e-10)
+        for layer in (1, 2):
+            expected = kinds[layer].mean(dbm.field(params, chain, layer))
+            np.testing.assert_allclose(chain[layer], expected, atol=1e-9)
+
+
+def test_the_bound_of_gaussian_means_is_the_energy_minus_the_entropy():
+    """By quadrature over q, a product of a normal distribution and two spins."""
+    params, v, m = random_params((2, 1, 2)), jnp.array([[1.0, 0.0]]), 0.4
+    tops, grid = exact.states(units.SPIN, 2), np.linspace(-9, 10, 4001)
+    means = (v, jnp.array([[m]]), jnp.array([[0.3, -0.5]]))
+    q_top = np.prod((1 + np.asarray(tops * means[2])) / 2, -1)
+    log_q = np.log(q_top)[:, None] - square((grid - m)[:, None])
+    log_q -= 0.5 * np.log(2 * np.pi)
+    chain = (
+        jnp.tile(v, (4 * len(grid), 1)),
+        jnp.tile(grid[:, None], (4, 1)),
+        jnp.repeat(tops, len(grid), axis=0),
+    )
+    joint = np.asarray(dbm.joint(params, chain, kinds=PAIRWISE)).reshape(4, -1)
+    by_hand = np.trapezoid(np.exp(log_q) * (joint + log_q), grid).sum()
+    found = dbm.variational_energy(params, means, kinds=PAIRWISE)
+    np.testing.assert_allclose(found, [by_hand], rtol=1e-9)
+
+
+def test_a_machine_with_gaussian_units_on_top_is_composed_like_others():
+    hidden = (units.BERNOULLI, units.GAUSSIAN)
+    lower, upper = random_machine(2, 2, 1), random_machine(2, 2, 2)
+    states = exact.states(units.BERNOULLI, 2)
+    v_side = 2 * np.logaddexp(
+        0, states @ lower["weights"].T + lower["visible_bias"]
+    ).sum(-1)
+    top_side = 2 * square(states @ upper["weights"] + upper["hidden_bias"])
+    log_lower = special.log_softmax(states @ lower["hidden_bias"] + v_side)
+    log_upper = special.log_softmax(states @ upper["visible_bias"] + top_side)
+    # The second machine of the stack has two copies of its Gaussian units.
+    stacked = dbm.stack((2, 2, 2), hidden=hidden)[1]
+    found = special.log_softmax(-np.asarray(stacked.energy(upper, states)))
+    np.testing.assert_allclose(found, log_upper, atol=1e-12)
+    kinds = dbm.layer_kinds(2, hidden=hidden)
+    deep = dbm.compose([lower, upper])
+    v, h1 = exact.joint_states([(kinds[0], 2), (kinds[1], 2)])
+    field = deep["hidden_bias_2"] + h1 @ deep["weights_2"]
+    # At its conditional mean the joint energy is the one with the top integrated out,
+    # but for a constant.
+    joint = compiled(dbm.joint, kinds)(deep, (v, h1, field))
+    log_deep = special.logsumexp(-np.asarray(joint).reshape(4, 4), axis=0)
+    expected = special.log_softmax(0.5 * (log_lower + log_upper))
+    np.testing.assert_allclose(special.log_softmax(log_deep), expected, atol=1e-12)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="1 hidden layer"):
         dbm.family((3, 2))
-    with pytest.raises(ValueError, match="Hidden units are Gaussian"):
+    with pytest.raises(ValueError, match="Layers 1 and 2 are both Gaussian"):
         dbm.stack((3, 2, 2), hidden=units.GAUSSIAN)
+    with pytest.raises(ValueError, match="Layers 0 and 1 are both Gaussian"):
+        top = (units.GAUSSIAN, units.SPIN)
+        dbm.family((3, 2, 2), visible=units.GAUSSIAN, hidden=top)
+    with pytest.raises(ValueError, match="1 kinds for 2 hidden layers"):
+        dbm.family((3, 2, 2), hidden=(units.SPIN,))
+    with pytest.raises(ValueError, match="Hidden units are 3-state Potts"):
+        dbm.family((3, 2, 2), hidden=(units.SPIN, units.potts(3)))
+    kinds = dbm.layer_kinds(4, hidden=(units.GAUSSIAN, *KINDS[:2], units.GAUSSIAN))
+    with pytest.raises(ValueError, match="enumerate Bernoulli"):
+        dbm.free_energy(random_params((2,) * 5), jnp.zeros((1, 2)), kinds=kinds)
     params = dbm.family((21, 25, 2)).init(jax.random.key(0))
     with pytest.raises(ValueError, match="enumeration stops"):
         dbm.log_partition(params, kinds=dbm.layer_kinds(2))

@@ -110,3 +110,87 @@ def test_unusable_data():
             method(np.concatenate([x, x[:, :1]], axis=1))
     with pytest.raises(ValueError, match="give at most 16"):
         couplings.maximum_likelihood(np.random.RandomState(0).choice([-1, 1], (99, 17)))
+
+
+def ring(num):
+    return np.stack([np.arange(num), (np.arange(num) + 1) % num], axis=1)
+
+
+def test_on_all_bonds_it_is_the_plain_pseudo_likelihood():
+    """Fields, couplings and, with every row a group of its own, errors."""
+    x, _, _ = draws(500, 4, 0.3)
+    plain, pairs = couplings.pseudo_likelihood(x), np.triu_indices(4, 1)
+    edges = np.stack(pairs, axis=1)[[3, 0, 5, 1, 4, 2]]
+    found = couplings.bond_pseudo_likelihood(x, edges, num_groups=500)
+    np.testing.assert_allclose(found.fields, plain.fields, atol=1e-12)
+    first, second = edges.T
+    np.testing.assert_allclose(found.couplings, plain.couplings[first, second])
+    errors = plain.coupling_errors[first, second]
+    np.testing.assert_allclose(found.coupling_errors, errors)
+    assert found.mean.value == pytest.approx(plain.couplings[pairs].mean())
+    assert found.mean.error < errors.mean()
+
+
+@pytest.mark.parametrize(
+    "method", [couplings.shared_coupling, couplings.mean_field_coupling]
+)
+def test_dependent_draws_count_once(method):
+    """Rows three times over say no more where the parts keep them together."""
+    x, _, _ = draws(200, 5, 0.2)
+    copies = np.repeat(x, 3, axis=0)
+    edges = ring(5)
+    once = method(x, edges, num_groups=50)
+    thrice = method(copies, edges, num_groups=50)
+    assert thrice.error == pytest.approx(once.error, rel=0.02)
+    parted = method(
+        copies[np.random.RandomState(0).permutation(600)], edges, num_groups=50
+    )
+    assert parted.error < 0.8 * once.error
+
+
+def test_the_error_of_the_mean_is_its_scatter():
+    edges, means, errors = ring(6), [], []
+    for seed in range(60):
+        x, _, _ = draws(1000, 6, 0.15, seed=seed)
+        found = couplings.bond_pseudo_likelihood(x, edges, num_groups=100).mean
+        shared = couplings.shared_coupling(x, edges, num_groups=100)
+        means.append((found.value, shared.value))
+        errors.append((found.error, shared.error))
+    # 60 repetitions know a deviation to 9 %.
+    ratios = np.mean(errors, axis=0) / np.std(means, axis=0, ddof=1)
+    np.testing.assert_allclose(ratios, 1, atol=0.3)
+
+
+def test_one_coupling_of_a_ring():
+    """On a table in proportion both give the common coupling back, without fields."""
+    states = 2.0 * (np.arange(32)[:, None] >> np.arange(5) & 1) - 1
+    weights = np.exp(0.4 * np.sum(states * np.roll(states, -1, 1), 1))
+    counts = np.round(weights / weights.sum() * 200_000).astype(int) // 2 * 2
+    x = np.tile(np.repeat(states, counts // 2, axis=0), (2, 1))
+    shared = couplings.shared_coupling(x, ring(5), num_groups=2)
+    assert shared.value == pytest.approx(0.4, abs=1e-3)
+    found = couplings.bond_pseudo_likelihood(x, ring(5), num_groups=2)
+    np.testing.assert_allclose(found.couplings, 0.4, atol=2e-3)
+    # Three of four pairs agree: <s1 s2> = tanh J.
+    pair = np.array([[1, 1], [1, 1], [-1, -1], [1, -1]])
+    by_hand = couplings.shared_coupling(pair, np.array([[0, 1]]), num_groups=2)
+    assert by_hand.value == pytest.approx(np.arctanh(0.5))
+
+
+def test_the_mean_field_of_bonds_is_that_of_all_pairs():
+    x, _, _ = draws(400, 5, 0.2)
+    plain = couplings.mean_field(x, num_groups=20)
+    found = couplings.mean_field_coupling(x, ring(5), num_groups=20)
+    assert found.value == pytest.approx(plain.couplings[tuple(ring(5).T)].mean())
+
+
+def test_parts_must_come_out_even():
+    x, _, _ = draws(100, 4, 0.1)
+    for method in (
+        couplings.bond_pseudo_likelihood,
+        couplings.shared_coupling,
+        couplings.mean_field_coupling,
+    ):
+        for num in (1, 30):
+            with pytest.raises(ValueError, match=f"num_groups={num} of 100 rows"):
+                method(x, ring(4), num_groups=num)

@@ -116,6 +116,15 @@ def test_annealing_finds_the_partition_function_of_a_lattice(beta):
         assert found.low - 0.02 < truth < found.high + 0.02
 
 
+def test_annealing_refuses_units_of_more_than_two_values():
+    family = dbm.family((3, 2, 2), hidden=(units.GAUSSIAN, units.BERNOULLI))
+    params = machine(family)
+    with pytest.raises(ValueError, match="beside 0 and 1"):
+        likelihood.log_partition(
+            jax.random.key(0), family, params, jnp.zeros((2, 3)), num_steps=2
+        )
+
+
 def test_float32_suffices_at_the_size_of_mnist():
     """Thousands of nats, thousands of terms: 784 visible units, 10 summed exactly."""
     family = rbm.family(784, 10)
