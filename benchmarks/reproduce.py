@@ -142,7 +142,7 @@ def _table1_rows():
         yield "WGAN-GP, penalty per pixel, 4 digits", f"{gan}4", per_pixel, 9538, 0.9144
         yield "MEG, 4 digits", "configs/stacked_mnist.py:4", {}, 10000, 0.0480
         return
-    small = {"width": 32, "train.num_steps": 2000}
+    small = {"width": 64, "train.num_steps": 12_000}
     yield "MEG, in nats", "configs/stacked_mnist_small.py", small, 1000, 0.0313
     # The small configuration's, so that only the method differs.
     rates = {"learning_rate": 3e-4, "schedule": "cosine", "average_decay": 0.995}
@@ -305,11 +305,74 @@ def proposal_table1() -> Iterator[Sequence]:
         raise ValueError(f"rows={unknown}: choose from {', '.join(proposals.ROWS)}.")
     yield from proposals.table(
         ROWS.value,
-        (lambda config, seed: trained(Run("", config), seed)) if full else None,
+        (lambda config, fields, seed: trained(Run("", config, fields), seed))
+        if full
+        else None,
         runs=RUNS.value,
         data_dir=DATA_DIR.value,
         seeds=SEEDS.value or (3 if full else 1),
     )
+
+
+def image_ebm() -> Iterator[Sequence]:
+    """Li, Chen and Sommer 2021, section 5.2: image energies with two samplers.
+
+    Same seed and settings but for the sampler. Distances of the buffer to data beside
+    those of other data (floor) and of what the chains began at; the entropy of the
+    proposal per dimension in nats, means over the first and the last tenth of training;
+    the frozen chains' energy distance to data at the end of long runs. FID takes the full
+    budget and --inception_weights.
+    """
+    config = "ebm_flowers" if BUDGET.value == "full" else "ebm_digits"
+    sides = ("buffer", "floor", "start")
+    yield (
+        *("sampler", *(f"Frechet distance of pixels, {side}" for side in sides)),
+        *(f"energy distance, {side}" for side in sides),
+        *("acceptance", "entropy, early", "late", "iterations a second"),
+        *("long run, acceptance", "energy before", "after"),
+        *("distance from the buffer before", "after", "from the start after", "floor"),
+        *("FID", "paper: FID"),
+    )
+    for sampler, published in (("neural", 38.1), ("mala", 43.0)):
+        run = Run(sampler, f"configs/{config}.py:{sampler}")
+        for seed in range(SEEDS.value or 1):
+            found = evaluated(run, "buffer", seed)
+            walk = evaluated(run, "long_run", seed)
+            yield (
+                f"{sampler}, seed {seed}",
+                *(found[f"frechet_{side}"] for side in sides),
+                *(found[f"energy_distance_{side}"] for side in sides),
+                *_early_and_late(metrics.read(trained(run, seed))),
+                walk["acceptance_buffer"],
+                *(walk[f"energy_{when}_buffer"] for when in ("before", "after")),
+                *(walk[f"distance_{when}_buffer"] for when in ("before", "after")),
+                *(walk["distance_after_start"], walk["energy_distance_floor"]),
+                *(_fid(run, seed), published),
+            )
+
+
+def _fid(run, seed) -> float | str:
+    """Of the buffer at full size, with --inception_weights."""
+    if BUDGET.value != "full" or not INCEPTION.value:
+        return "-"
+    weights = pathlib.Path(INCEPTION.value).expanduser().resolve()
+    fields = {"evaluation.inception_weights": weights}
+    return evaluated(run, "inception", seed, **fields)["fid"]
+
+
+def _early_and_late(log) -> Iterator[float]:
+    """Late acceptance, entropy early and late, and iterations a second."""
+    records = [record for record in log if "entropy_per_dim" in record]
+    tenth = max(len(records) // 10, 1)
+
+    def mean(name, some):
+        return float(np.mean([record[name] for record in some]))
+
+    yield mean("acceptance", records[-tenth:])
+    yield mean("entropy_per_dim", records[:tenth])
+    yield mean("entropy_per_dim", records[-tenth:])
+    rates = [r for r in records if "iterations_per_second" in r]
+    yield float(np.median([r["iterations_per_second"] for r in rates]))
 
 
 WALKS = (
@@ -346,6 +409,7 @@ TABLES: Mapping[str, Callable[[], Iterator[Sequence]]] = {
     "figure3": figure3,
     "figure4": figure4,
     "proposal_table1": proposal_table1,
+    "image_ebm": image_ebm,
 }
 
 

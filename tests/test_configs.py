@@ -49,6 +49,11 @@ LATTICE = {
 }
 DEEP_LATTICE = {"num_hidden_1": 3, "num_hidden_2": 2, "num_pretraining_steps": 1}
 BUFFER = {"proposal.buffer_size": 8, "proposal.burn_in": 2}
+CHAINS = {
+    "proposal.width": 2,
+    "replay.buffer_size": 8,
+    "replay.num_transitions": 1,
+}
 
 # Every config and variant. The first train; the others have the networks of one of
 # them, on other data or of another depth, and their step is only traced.
@@ -64,7 +69,8 @@ TRAINED = {
     "rbm_digits": MACHINE
     | {"contrast.driven": True, "contrast.l1": 0.1, "early_stopping.gap": 1e-9},
     "dbm_mnist": DEEP_MACHINE,
-    "proposal_logistic:heart": SHORT_CHAINS | BUFFER,
+    "ebm_digits": CHAINS,
+    "proposal_logistic:heart": SHORT_CHAINS | BUFFER | {"proposal.whitenings": 2},
 }
 TRACED = {
     "mnist": {},
@@ -105,6 +111,9 @@ TRACED = {
     "toy_four_spin": {},
     "neural_energy": {"contrast.num_chains": 4, "mala.num_steps": 2},
     "neural_energy:four_spin": {"contrast.persistent": False},
+    "ebm_digits:mala": {"replay.magnitude_weight": 0.1},
+    "ebm_flowers": CHAINS | {"proposal.flow_steps": 1, "image_size": 8},
+    "ebm_flowers:mala": {"evaluation.inception_weights": "nowhere"},
     "maxent_ising": LATTICE,
     "maxent_ising:1.75": LATTICE,
     "dbm_ising": LATTICE | DEEP_LATTICE,
@@ -436,9 +445,20 @@ def test_a_run_of_another_version_is_told(made_up):
         ("digits", {"meg.num_microbatches": 0}, "meg.num_microbatches=0: give at"),
         ("wgan_gp", {"wgan_gp.num_microbatches": 3}, "wgan_gp.num_microbatches=3 does"),
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
+        ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
+        ("ebm_digits", {"alpha": 0.5}, "config.alpha=0.5: give a number between"),
+        ("ebm_digits", {"num_levels": 1}, "config.num_levels=1: give at least 2"),
+        ("ebm_digits", {"sampler": "hmc"}, "config.sampler='hmc': choose one of neu"),
+        ("ebm_digits", {"replay.buffer_size": 3}, "buffer_size=3: give at least 4"),
+        ("ebm_digits:mala", {"proposal.target_acceptance": 1.0}, "acceptance=1.0: giv"),
     ],
 )
 def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):
     with pytest.raises(ValueError, match=words):
         config = small_config(name, made_up, fields)
         config.build(config)
+
+
+def test_samplers_of_image_energies_are_two():
+    with pytest.raises(ValueError, match="sampler 'hmc': choose one of neural, mala"):
+        full_config("ebm_flowers:hmc")

@@ -8,6 +8,7 @@ from absl import flags
 from benchmarks import reproduce
 from megjax import checkpoint, evaluating
 
+SIDES = ("buffer", "floor", "start")
 RUN = reproduce.Run("row", "configs/digits.py", {"meg.score_weight": 2, "width": 8})
 
 
@@ -88,3 +89,26 @@ def test_rows_are_printed_and_kept(scripts, monkeypatch, tmp_path, capsys):
 def test_a_failing_script_stops_the_table(monkeypatch):
     with pytest.raises(ValueError, match="evaluate.py failed with status 1"):
         reproduce.called("evaluate.py", "--workdir=/nowhere")
+
+
+def test_image_energies_have_a_cell_for_every_head(scripts, monkeypatch):
+    found = {f"{m}_{s}": 1.0 for m in ("frechet", "energy_distance") for s in SIDES}
+    names = ("acceptance", "energy_before", "energy_after")
+    names += ("distance_before", "distance_after")
+    found |= {f"{name}_{s}": 2.0 for name in names for s in ("buffer", "start")}
+    monkeypatch.setattr(reproduce, "evaluated", lambda *_: found)
+    log = [
+        {"step": step, "entropy_per_dim": step, "acceptance": -step}
+        | {"iterations_per_second": 7.0}
+        for step in range(1, 21)
+    ]
+    log.insert(3, {"step": 3, "buffer/frechet_buffer": 0.1})
+    monkeypatch.setattr(reproduce, "trained", lambda run, seed: None)
+    monkeypatch.setattr(reproduce.metrics, "read", lambda workdir: log)
+    head, *rows = reproduce.image_ebm()
+    assert [len(row) for row in rows] == [len(head)] * 2
+    for row, name, fid in zip(rows, ("neural", "mala"), (38.1, 43.0)):
+        cells = dict(zip(head, row))
+        assert cells["sampler"] == f"{name}, seed 0" and cells["paper: FID"] == fid
+        assert (cells["entropy, early"], cells["late"]) == (1.5, 19.5)
+        assert cells["acceptance"] == -19.5 and cells["iterations a second"] == 7

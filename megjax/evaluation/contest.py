@@ -89,7 +89,7 @@ def equal_gradients(arena: Arena, contestants: Mapping[str, Contestant]) -> Eval
         start_key, walk_key = jax.random.split(key)
         starts = arena.start_fn(start_key, arena.num_chains)
         generated = np.asarray(jax.jit(arena.generate_fn)(starts))
-        metrics = {"generator_frechet": _distance(generated, arena.x)}
+        metrics = {"generator_frechet": pixel_distance(generated, arena.x)}
         shown, energies = {"generator": generated}, {}
         for name, contestant in contestants.items():
             track = _track(arena, contestant, walk_key, state, starts)
@@ -175,11 +175,11 @@ def _measured(arena, track, ends) -> dict[str, float]:
         "squared_jump_data": float(np.mean((ends - before) ** 2)),
         "energy": float(np.mean(energy)),
         "rms": float(np.sqrt(np.mean(z**2))),
-        "frechet": _distance(ends, arena.x),
+        "frechet": pixel_distance(ends, arena.x),
     }
 
 
-def _distance(x: np.ndarray, y: np.ndarray) -> float:
+def pixel_distance(x: np.ndarray, y: np.ndarray) -> float:
     """Squared Frechet distance between two sets of flattened examples."""
     x, y = (np.float64(v).reshape(len(v), -1) for v in (x, y))
     return frechet.frechet_distance(

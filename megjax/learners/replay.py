@@ -1,0 +1,171 @@
+"""Persistent contrastive divergence from a replay buffer, its sampler trained on the way.
+
+Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
+Entropy", section 5.2; the buffer as Du and Mordatch 2019, without fresh starts. Every
+iteration a batch of chains of the buffer walks on the present energy by a sampler that
+adapts to it; then the energy follows the gradient of the likelihood (Tieleman 2008).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen, struct
+
+from megjax import objectives, parallel
+from megjax.learners.learner import Learner, Player, norm, player, updated
+from megjax.learners.walkers import Walker
+from megjax.samplers import coordinates
+from megjax.samplers.coordinates import Coordinates
+from megjax.samplers.kernel import Kernel
+from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
+
+
+class Spec(NamedTuple):
+    """An energy, how its chains walk, and hyperparameters.
+
+    energy: module x [B, ...] -> [B] of data, not of coordinates: the density of x is
+        exp(-E(x)), and that of u exp(-E(x(u))) |det dx / du|, which has a finite
+        integral for any continuous E where x is bounded. Twice differentiable for a
+        learned proposal.
+    coordinates: of data, in which chains live.
+    noise_fn: (key, x [B, ...]) -> x, put on every batch of data, or None.
+    buffer_size: number of chains; a batch of them walks in an iteration.
+    num_transitions: of each of those.
+    start_fn: (key, shape) -> u, where chains begin.
+    magnitude_weight: of mean E(data)^2 + mean E(chains)^2 in the loss, which bounds the
+        energies (Du and Mordatch 2019 give it 1) and biases the likelihood; by default
+        none.
+    """
+
+    energy: linen.Module
+    walker: Walker
+    coordinates: Coordinates = coordinates.IDENTITY
+    noise_fn: Callable[[Key, Array], Array] | None = None
+    buffer_size: int = 10_000
+    num_transitions: int = 40
+    start_fn: Callable[[Key, tuple[int, ...]], Array] = jax.random.normal
+    magnitude_weight: float = 0.0
+    optimizer: optax.GradientTransformation = optax.adam(1e-4)
+
+
+@struct.dataclass
+class State:
+    """The energy, the sampler's state, and chains u [M, ...]."""
+
+    energy: Player
+    walker: PyTree
+    positions: Array
+
+
+def replay(spec: Spec) -> Learner:
+    """The learner of a specification."""
+    return Learner(
+        init=partial(init, spec),
+        step=partial(step, spec),
+        sample=partial(sample, spec),
+        energy=partial(energy, spec),
+        kernel=partial(kernel, spec),
+    )
+
+
+def init(spec: Spec, key: Key, x: Array) -> State:
+    """A fresh energy, a fresh sampler and chains at their starts."""
+    key_energy, key_walker, key_start = jax.random.split(key, 3)
+    shape = x.shape[1:]
+    return State(
+        energy=player(spec.energy.init(key_energy, x), spec.optimizer),
+        walker=spec.walker.init(key_walker, shape),
+        positions=spec.start_fn(key_start, (spec.buffer_size, *shape)),
+    )
+
+
+def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
+    """As many chains walk as x [1, B, ...] has examples; then one update of the energy."""
+    key_rows, key_walk, key_noise = jax.random.split(key, 3)
+    rows = jax.random.permutation(key_rows, spec.buffer_size)[: x.shape[1]]
+    walker, chains, found = spec.walker.walk(
+        key_walk,
+        state.walker,
+        parallel.shard(state.positions[rows]),
+        log_density(spec, state.energy.params),
+        spec.num_transitions,
+    )
+    x = spec.noise_fn(key_noise, x[0]) if spec.noise_fn else x[0]
+    negatives = jax.lax.stop_gradient(spec.coordinates.outward(chains))
+    gradient, energies = jax.grad(partial(loss, spec), has_aux=True)(
+        state.energy.params, x, negatives
+    )
+    found |= energies | {
+        "gradient_norm": norm(gradient),
+        "entropy_per_dim": found["entropy"] / chains[0].size,
+        "chain_rms": jnp.sqrt(jnp.mean(jnp.square(negatives))),
+    }
+    state = State(
+        energy=updated(state.energy, gradient, spec.optimizer),
+        walker=walker,
+        # Whole again on every device, so that all steps have one program.
+        positions=parallel.whole(state.positions.at[rows].set(chains)),
+    )
+    return state, found
+
+
+def log_density(spec: Spec, params: PyTree) -> LogDensityFn:
+    """That of coordinates u [...] under an energy of data."""
+    return coordinates.density(
+        lambda x: -spec.energy.apply({"params": params}, x[None])[0], spec.coordinates
+    )
+
+
+def loss(
+    spec: Spec, params: PyTree, x: Array, negatives: Array
+) -> tuple[Array, Metrics]:
+    """Energy of data [B, ...] minus that of chains [B, ...], and metrics."""
+    energies = spec.energy.apply({"params": params}, jnp.concatenate([x, negatives]))
+    real, fake = energies[: len(x)], energies[len(x) :]
+    gap = objectives.energy_contrast(real, fake)
+    magnitude = jnp.mean(jnp.square(real)) + jnp.mean(jnp.square(fake))
+    return gap + spec.magnitude_weight * magnitude, {
+        "energy_data": jnp.mean(real),
+        "energy_model": jnp.mean(fake),
+        "energy_gap": gap,
+    }
+
+
+def positions(spec: Spec, state: State) -> Array:
+    """All chains of the buffer as data [M, ...]."""
+    return spec.coordinates.outward(state.positions)
+
+
+def starts(spec: Spec, key: Key, shape: tuple[int, ...]) -> Array:
+    """What chains begin at, as data of a shape [N, ...]."""
+    return spec.coordinates.outward(spec.start_fn(key, shape))
+
+
+def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
+    """Positions of chains of the buffer as data [num, ...], each once where it can."""
+    replace = num > spec.buffer_size
+    rows = jax.random.choice(key, spec.buffer_size, (num,), replace=replace)
+    return spec.coordinates.outward(parallel.shard(state.positions[rows]))
+
+
+def energy(spec: Spec, state: State, x: Array) -> Array:
+    """E(x) of every example [B, ...] -> [B]; infinite beyond the coordinates' limit."""
+    found = spec.energy.apply({"params": state.energy.params}, x)
+    reach = jnp.max(jnp.abs(x).reshape(len(x), -1), axis=1)
+    return jnp.where(reach < spec.coordinates.limit, found, jnp.inf)
+
+
+def kernel(
+    spec: Spec, state: State, log_density_fn: LogDensityFn, *, has_aux: bool = False
+) -> Kernel:
+    """The sampler as it is, on any density of data; it walks in coordinates."""
+    return coordinates.walked(
+        partial(spec.walker.kernel, state.walker),
+        log_density_fn,
+        spec.coordinates,
+        has_aux=has_aux,
+    )
