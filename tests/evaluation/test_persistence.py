@@ -106,6 +106,7 @@ def test_long_chains_by_hand():
     end = np.sqrt(np.mean((chains[:30] + 0.4) ** 2))
     np.testing.assert_allclose(metrics["rms_after_buffer"], end, rtol=1e-5)
     assert metrics["acceptance_buffer"] == 1
+    assert metrics["energy_distance_floor"] > 1e-3
     assert metrics["distance_after_buffer"] > 3 * metrics["energy_distance_floor"]
     assert metrics["distance_before_start"] > 3 * metrics["distance_before_buffer"]
     names = {"energy", "distance", "from_buffer", "from_start"}
