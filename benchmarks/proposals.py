@@ -11,7 +11,6 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -59,16 +58,13 @@ class Row(NamedTuple):
     """A target of table 1, and what the paper says of it.
 
     target_fn: data_dir -> Target. published: what is printed, with its unit. config: of
-    the learned proposal. learned: label -> fields that are changed in the config.
+    the learned proposal.
     """
 
     target_fn: Callable[[str | None], Target]
     settings: Settings
     published: str
     config: str
-    learned: Mapping[str, Mapping[str, object]] = MappingProxyType(
-        {"learned proposal": {}}
-    )
 
 
 EXACT = Settings(num_chains=100, num_draws=2000, warm_up=1000)
@@ -226,8 +222,11 @@ BASELINES: Mapping[str, Callable[[Key, Target, Settings], Ready]] = {
 }
 
 
+LEARNED = "learned proposal"
+
+
 def learned(
-    workdir: str | pathlib.Path, key: Key, target: Target, settings: Settings
+    key: Key, workdir: str | pathlib.Path, target: Target, settings: Settings
 ) -> Ready:
     """The trained proposal of a run, frozen, at exact draws.
 
@@ -277,7 +276,7 @@ COLUMNS = {
 
 def table(
     names: Iterable[str],
-    workdir_fn: Callable[..., str | pathlib.Path] | None,
+    workdir_fn: Callable[[str, int], str | pathlib.Path] | None,
     *,
     runs: str | pathlib.Path,
     data_dir: str | None,
@@ -285,24 +284,24 @@ def table(
 ) -> Iterator[Sequence]:
     """Rows of table 1: headings, then every sampler and seed on every named target.
 
-    Of several seeds also mean and standard deviation. workdir_fn: (config, its changed
-    fields, seed) -> directory of the trained proposal; None for the baselines alone.
-    runs: where baselines that have been measured are kept; trained proposals keep
-    theirs in their directory.
+    Of several seeds also mean and standard deviation. workdir_fn: (config, seed) ->
+    directory of the trained proposal; None for the baselines alone. runs: where
+    baselines that have been measured are kept; trained proposals keep theirs in their
+    directory.
     """
     yield "target", "sampler", *COLUMNS, "per 5000, cut at .05", "paper"
     for name in names:
         row = ROWS[name]
         target = row.target_fn(data_dir)
-        for label in [*BASELINES, *(row.learned if workdir_fn else ())]:
+        for label in [*BASELINES, *([LEARNED] if workdir_fn else [])]:
             found = []
             for seed in range(seeds):
                 if label in BASELINES:
                     ready_fn, file = BASELINES[label], f"{name}-{label}-{seed}.json"
                     path = pathlib.Path(runs, "baselines", file)
                 else:
-                    workdir = workdir_fn(row.config, row.learned[label], seed)
-                    ready_fn = functools.partial(learned, workdir)
+                    workdir = workdir_fn(row.config, seed)
+                    ready_fn = functools.partial(learned, workdir=workdir)
                     path = pathlib.Path(workdir, "table1.json")
                 found.append(_kept(path, ready_fn, target, row.settings, seed))
                 yield _cells(row, name, f"{label}, seed {seed}", found[-1:])
@@ -325,11 +324,11 @@ def _cells(row, name, label, found) -> Sequence:
 def _kept(path, ready_fn, target, settings, seed) -> dict[str, float]:
     """What a sampler measures, now or formerly.
 
-    ready_fn: (key, target, settings) -> Ready.
+    ready_fn: (key, target=, settings=) -> Ready.
     """
     if not path.exists():
         keys = jax.random.split(jax.random.key(seed))
-        ready = ready_fn(keys[0], target, settings)
+        ready = ready_fn(keys[0], target=target, settings=settings)
         found = measured(keys[1], ready, target, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found) + "\n")

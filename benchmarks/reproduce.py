@@ -305,9 +305,7 @@ def proposal_table1() -> Iterator[Sequence]:
         raise ValueError(f"rows={unknown}: choose from {', '.join(proposals.ROWS)}.")
     yield from proposals.table(
         ROWS.value,
-        (lambda config, fields, seed: trained(Run("", config, fields), seed))
-        if full
-        else None,
+        (lambda config, seed: trained(Run("", config), seed)) if full else None,
         runs=RUNS.value,
         data_dir=DATA_DIR.value,
         seeds=SEEDS.value or (3 if full else 1),

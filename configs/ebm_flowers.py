@@ -10,8 +10,7 @@ length needs an accelerator (docs/gpu.md); `ebm_digits` is the size for a CPU.
 
 import functools
 
-from configs import base, ebm_digits
-from megjax.data import images
+from configs import base, ebm_digits, flowers
 from megjax.evaluation import fidelity
 
 
@@ -36,12 +35,7 @@ def get_config(sampler="neural"):
 
 def build(config):
     """On all three splits, 8,189 images."""
-    data = images.tfds_images(
-        "oxford_flowers102",
-        split="all",
-        data_dir=config.data_dir or None,
-        image_size=config.image_size,
-    )
+    data = flowers.flowers(config)
     built = ebm_digits.image_energy(config, data)
     if not config.evaluation.inception_weights:
         return built

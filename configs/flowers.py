@@ -20,10 +20,14 @@ def get_config():
 
 def build(config):
     """MEG on all three splits."""
-    data = images.tfds_images(
+    return base.image_meg(config, flowers(config))
+
+
+def flowers(config):
+    """The images of all three splits at the side of the config."""
+    return images.tfds_images(
         "oxford_flowers102",
         split="all",
         data_dir=config.data_dir or None,
         image_size=config.image_size,
     )
-    return base.image_meg(config, data)

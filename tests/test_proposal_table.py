@@ -1,6 +1,7 @@
 """The table of samplers, small: every column is filled and means what it says."""
 
 import functools
+from unittest import mock
 
 import jax
 import numpy as np
@@ -27,6 +28,10 @@ def test_a_baseline_is_measured(label):
     np.testing.assert_allclose(found["ess_above_per_gradient"], per_gradient)
 
 
+def untrained(key, workdir, target, settings):
+    return proposals.langevin(key, target, settings)
+
+
 def test_the_table_has_a_cell_for_every_heading(monkeypatch, tmp_path):
     row = proposals.ROWS["scg"]._replace(settings=SMALL)
     monkeypatch.setitem(proposals.ROWS, "scg", row)
@@ -50,6 +55,17 @@ def test_the_table_has_a_cell_for_every_heading(monkeypatch, tmp_path):
     np.testing.assert_allclose(float(mean), (first + second) / 2, rtol=1e-3)
     spread = abs(first - second) / np.sqrt(2)
     np.testing.assert_allclose(float(deviation), spread, rtol=0.05)
+    # Trained proposals stand below the baselines, made from their directories.
+    made = mock.create_autospec(proposals.learned, side_effect=untrained)
+    monkeypatch.setattr(proposals, "learned", made)
+    table_of_learned = table.func(
+        ["scg"], lambda config, seed: tmp_path, **table.keywords | {"seeds": 1}
+    )
+    assert [row[1] for row in table_of_learned][1:] == [
+        "MALA, seed 0",
+        "learned proposal, seed 0",
+    ]
+    assert made.call_args.kwargs["workdir"] == tmp_path
     # Measured once.
     monkeypatch.setattr(proposals, "measured", None)
     assert list(table())[1:] == rows

@@ -173,7 +173,8 @@ def energy_update(
 ) -> tuple[State, Metrics]:
     """One descent of E at data minus E at samples, plus the score penalty at data.
 
-    Equation 3. The samples are made for the whole batch at once, whatever the micro-batches.
+    Equation 3. The samples are made for the whole batch at once, whatever the
+    micro-batches.
     """
     key_latents, key_refinement = jax.random.split(key)
     z = latents(spec, key_latents, len(x))

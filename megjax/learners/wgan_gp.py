@@ -116,7 +116,8 @@ def energy_update(
 ) -> tuple[TwoPlayers, Metrics]:
     """One descent of E at data minus E at samples, plus the penalty between them.
 
-    Lines 3 to 9. The samples are made for the whole batch at once, whatever the micro-batches.
+    Lines 3 to 9. The samples are made for the whole batch at once, whatever the
+    micro-batches.
     """
     key_latents, key_interpolation = jax.random.split(key)
     z = latents(spec, key_latents, len(x))
