@@ -15,7 +15,7 @@ import numpy as np
 from megjax import journal, parallel
 from megjax.evaluation import density, walks
 from megjax.learners.learner import Learner
-from megjax.samplers import adaptation, kernel, latent, mala, thinning
+from megjax.samplers import adaptation, coordinates, kernel, latent, mala, thinning
 from megjax.types import Key, PyTree
 
 SPACES = ("latent", "data", "none")
@@ -80,7 +80,8 @@ def run(
     """Draws `num` samples and walks each for `steps` Metropolis steps.
 
     space: "latent" walks on z, "data" on x itself, both from the learner's samples;
-    "none" only draws them. kernel_fn: as in `Target`.
+    "none" only draws them. kernel_fn: as in `Target`; chains on x move in the learner's
+    coordinates, where it has any.
     burn_in: steps walked before that and thrown away. thin: of how many steps a record
     is made, by default the smallest that makes at most 10,000 of them.
     step_size: by default tuned on `warmup` steps that are then thrown away, so that the
@@ -129,9 +130,11 @@ def run(
         num_snapshots=num_snapshots,
         draws=kept.draws,
     )
-    course = Course(Target(learner, space, prior, kernel_fn), plan, kept)
     if target_acceptance is None:
         step_size = math.nan
+    elif space == "data" and learner.coordinates:
+        kernel_fn = _within(learner.coordinates, kernel_fn)
+    course = Course(Target(learner, space, prior, kernel_fn), plan, kept)
     mesh = mesh or parallel.data_mesh(jax.local_devices())
     with jax.set_mesh(mesh):
         whole = Chains(key, None, parallel.replicate(state, mesh), inverse_temperature)
@@ -159,6 +162,16 @@ def trained(learner: Learner, state: PyTree) -> Callable:
         return learner.kernel(state, log_density_fn, has_aux=has_aux)
 
     return kernel_fn
+
+
+def _within(bounds, kernel_fn):
+    """The `kernel_fn` whose chains move in coordinates; `trained` ones do by themselves."""
+
+    def walked(log_density_fn, *, step_size, has_aux):
+        inner = functools.partial(kernel_fn, step_size=step_size)
+        return coordinates.walked(inner, log_density_fn, bounds, has_aux=has_aux)
+
+    return walked
 
 
 def _check(learner, space, num, step_size, inverse_temperature):

@@ -18,7 +18,9 @@ from megjax.evaluation import chains, walks
 from megjax.learners import proposal
 from megjax.learners.learner import Learner
 from megjax.networks import proposal as networks
-from megjax.samplers import rwm
+from megjax.samplers import coordinates, rwm
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHIFT = 0.5
 
@@ -105,6 +107,29 @@ def trained_proposal(shape):
     spec = proposal.Spec(lambda z: -jnp.sum(z**2), module, None)
     learner = proposal.proposal(spec)
     return learner, learner.init(jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+def test_bounded_data_is_walked_on_in_coordinates():
+    """Uniform up to the limit: no proposal leaves it, as they do on x itself."""
+    limit = coordinates.logit().limit
+
+    def energy(state, x):
+        reach = jnp.max(jnp.abs(x), axis=1)
+        return state * jnp.where(reach < limit, 0.0, jnp.inf)
+
+    def sample(key, state, num):
+        reach = state * limit
+        return jax.random.uniform(key, (num, 2), minval=-reach, maxval=reach)
+
+    learner = Learner(None, None, sample, energy, coordinates=coordinates.logit())
+    settings = {"space": "data", "num": 512}
+    walk = run(learner, jnp.float32(1), **settings)
+    assert walk.finite.all()
+    # The fourth moment of a uniform one is 9/5 of the squared variance.
+    error = limit**2 / 3 * np.sqrt(0.8 / walk.x.size)
+    assert abs(np.mean(walk.x**2) - limit**2 / 3) < 4 * error
+    plain = run(learner._replace(coordinates=None), jnp.float32(1), **settings)
+    assert not plain.finite.all()
 
 
 def test_a_trained_proposal_walks_without_tuning(tmp_path):

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from megjax import parallel
+from megjax.samplers.coordinates import Coordinates
 from megjax.types import Array, Key, Metrics, PyTree
 
 
@@ -29,8 +30,10 @@ class Learner(NamedTuple):
     latents: (key, num) -> z [num, k], draws of the latent prior
     generate: (state, z [num, k]) -> x [num, ...], in inference mode
     kernel: (state, log-density, has_aux=False) -> Kernel that proposes as it was trained
+    coordinates: in which chains on x move, where x has bounds
 
-    The last three are None for methods without a generator, or without a proposal.
+    The last four are None for methods without a generator, without a proposal, and
+    where chains move in x itself.
     """
 
     init: Callable[..., PyTree]
@@ -41,6 +44,7 @@ class Learner(NamedTuple):
     latents: Callable[..., Array] | None = None
     generate: Callable[..., Array] | None = None
     kernel: Callable | None = None
+    coordinates: Coordinates | None = None
 
 
 @struct.dataclass

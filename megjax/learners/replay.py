@@ -69,6 +69,7 @@ def replay(spec: Spec) -> Learner:
         sample=partial(sample, spec),
         energy=partial(energy, spec),
         kernel=partial(kernel, spec),
+        coordinates=spec.coordinates,
     )
 
 
