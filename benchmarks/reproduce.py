@@ -163,7 +163,7 @@ def table2() -> Iterator[Sequence]:
         metrics_of = ("frechet", "kernel_distance", "score")
         metrics_of = tuple(f"classifier_{name}" for name in metrics_of)
     if BUDGET.value == "reduced":
-        fields = {"width": 64, "train.num_steps": 2000}
+        fields = {"width": 64, "train.num_steps": 1000}
         settings = {"evaluation.num_samples": 5000}
     file = "inception_weights" if space == "inception" else "classifier"
     settings[f"evaluation.{file}"] = pathlib.Path(weights).expanduser().resolve()
