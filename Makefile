@@ -25,7 +25,7 @@ test: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "grain>=0.2.10"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -n 2 --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 clean:
 	rm -rf .venv runs

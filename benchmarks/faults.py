@@ -1,12 +1,14 @@
 """What training survives: kills, signals, flipped bits, other devices, bad numbers.
 
     python -m benchmarks.faults                      # everything; about 15 minutes
+    python -m benchmarks.faults --only=pairs
     python -m benchmarks.faults --only=kills --kills=20
 
 kills: one run killed by SIGKILL at random moments ends in the bits of an untouched one,
 and every life resumes at the newest step that was on disk. signals: seconds from SIGTERM
 to an exit with everything saved. flips: one bit of a checkpoint at a time. topologies:
-the run goes on with other numbers of devices and processes. numbers: NaN in the weights
+the run goes on with other numbers of devices and processes. pairs: two processes of a
+run, one of which is told to end, then one is killed; then both draw samples. numbers: NaN in the weights
 of one player; all come back as they were.
 """
 
@@ -33,7 +35,7 @@ import train
 from megjax import checkpoint, command, experiment, metrics, parallel, training
 from megjax.learners.learner import Learner
 
-KINDS = ("kills", "signals", "flips", "topologies", "numbers")
+KINDS = ("kills", "signals", "flips", "topologies", "pairs", "numbers")
 ONLY = flags.DEFINE_list("only", list(KINDS), "Of " + ", ".join(KINDS))
 KILLS = flags.DEFINE_integer("kills", 200, "Times that training is killed.", 1)
 STEPS = flags.DEFINE_integer("steps", 4000, "Iterations of the run that is killed.", 1)
@@ -268,17 +270,62 @@ def topologies(root: pathlib.Path) -> tuple[dict, bool]:
     return counts, max(counts.values()) < 1e-5
 
 
+def pairs(root: pathlib.Path) -> tuple[dict, bool]:
+    """What two processes make of a signal to one, and of the death of one."""
+    line = ["train.py", *arguments(root, **{"train.num_steps": 10**6})]
+    line += ["--heartbeat_timeout=10"]
+
+    def struck(number: int) -> tuple[list[int], set[str], int]:
+        """Statuses, steps that were told to be saved, and the first step logged."""
+        running = _started(line, 2, 1)
+        first = next(
+            int(found[1])
+            for text in running[0].stderr
+            if (found := re.search(r" step (\d+)/", text))
+        )
+        running[1].send_signal(number)
+        texts = [process.communicate()[1] for process in running]
+        saved = set(re.findall(r"saved at step (\d+)", "".join(texts)))
+        return [process.returncode for process in running], saved, first
+
+    told, saved, _ = struck(signal.SIGTERM)
+    killed, _, resumed = struck(signal.SIGKILL)
+    drawn = _started(["sample.py", f"--workdir={root}", "--steps=2"], 2, 1)
+    for process in drawn:
+        process.communicate()
+    counts = {
+        "statuses after SIGTERM": str(told),
+        "steps saved": " and ".join(saved),
+        "resumed before step": resumed,
+        "statuses after SIGKILL": str(killed),
+        "statuses of sample.py": str([process.returncode for process in drawn]),
+    }
+    good = told == [143, 143] and len(saved) == 1 and resumed > int(min(saved))
+    good &= killed[1] == -signal.SIGKILL and killed[0] not in (0, 143)
+    return counts, good and not any(process.returncode for process in drawn)
+
+
 def _launched(line: list[str], num_processes: int, num_devices: int) -> None:
     """Runs train.py in so many processes with so many virtual devices each."""
+    for process in _started(["train.py", *line], num_processes, num_devices):
+        _, text = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"train.py ended with {process.returncode}: {text}")
+
+
+def _started(
+    line: list[str], num_processes: int, num_devices: int
+) -> list[subprocess.Popen]:
+    """A script in so many processes with so many virtual devices each."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{one.getsockname()[1]}"
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(num_devices)}
     together = [f"--coordinator={address}", f"--num_processes={num_processes}"]
     together = together if num_processes > 1 else []
-    running = [
+    return [
         subprocess.Popen(
-            [sys.executable, "train.py", *line, *together]
+            [sys.executable, *line, *together]
             + ([f"--process_id={i}"] if together else []),
             cwd=experiment.ROOT,
             env=environment,
@@ -287,10 +334,6 @@ def _launched(line: list[str], num_processes: int, num_devices: int) -> None:
         )
         for i in range(num_processes)
     ]
-    for process in running:
-        _, text = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"train.py ended with {process.returncode}: {text}")
 
 
 def numbers(root: pathlib.Path) -> tuple[dict, bool]:
@@ -361,6 +404,7 @@ def main() -> int:
         "kills": lambda: kills(root, KILLS.value, rng),
         "signals": lambda: signals(root),
         "topologies": lambda: topologies(root / "topologies"),
+        "pairs": lambda: pairs(root / "pairs"),
         "flips": flipped,
         "numbers": lambda: numbers(root / "numbers"),
     }

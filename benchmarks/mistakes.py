@@ -775,10 +775,10 @@ def renamed(*pairs: tuple[str, str]) -> Callable:
     return damage
 
 
-def run_directories() -> Iterator[Case]:
-    """Run directories with parts missing, foreign or in use."""
+def _incomplete() -> dict[str, Callable]:
+    """What can be wrong with the checkpoints of a run."""
     states, older = "run/checkpoints", "run/checkpoints/10"
-    damages = {
+    return {
         "no config.json": removed("run/config.json"),
         "config.json is a folder": replaced("run/config.json", None),
         "no checkpoints": removed(states),
@@ -796,6 +796,11 @@ def run_directories() -> Iterator[Case]:
         ),
         "states of another run": _foreign,
     }
+
+
+def run_directories() -> Iterator[Case]:
+    """Run directories with parts missing, foreign or in use."""
+    damages = _incomplete()
     for name, damage in damages.items():
         for script, more in (("sample.py", DRAW), ("evaluate.py", ["--only=weights"])):
             given, title = ["--workdir={root}/run", *more], f"{name}, {script}"

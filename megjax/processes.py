@@ -22,7 +22,7 @@ _START_TIMEOUT = 300
 # One that is done waits for the others; heartbeats tell when that is in vain.
 _SHUTDOWN_TIMEOUT = 10**7
 _FAILURE, _LEFT = "megjax/failure", "megjax/left"
-_POLL_SECONDS, _GRACE_SECONDS = 0.5, 5.0
+_POLL_SECONDS, _GRACE_SECONDS = 0.5, 20.0
 _failing = threading.Event()
 
 

@@ -111,8 +111,7 @@ def test_two_processes_are_one_with_as_many_devices(name, folder, tmp_path):
     if name == "streamed" and importlib.util.find_spec("grain") is None:
         pytest.skip("needs grain")
     together.trained(name, tmp_path)
-    folder_name = name.replace(":", "-")
-    found = [metrics.read(one / folder_name) for one in (folder, tmp_path)]
+    found = [metrics.read(one / name) for one in (folder, tmp_path)]
     steps = [[line for line in lines if line["step"] < 20] for lines in found]
     same(*steps)
 
@@ -134,7 +133,7 @@ def test_any_number_of_devices_goes_on(num, folder, tmp_path):
     same(last[:1], last[1:])
 
 
-def test_a_signal_to_one_saves_all_at_one_step_and_the_run_goes_on(tmp_path):
+def test_a_signal_to_one_saves_all_at_one_step(tmp_path):
     runs = pair(tmp_path)
     step_logged(runs[0])
     runs[1].send_signal(signal.SIGTERM)
@@ -145,18 +144,6 @@ def test_a_signal_to_one_saves_all_at_one_step_and_the_run_goes_on(tmp_path):
     assert (tmp_path / "checkpoints" / steps[0]).is_dir()
     # Only the main process tells how it goes.
     assert " step " not in found[1][1].partition("SIGTERM:")[0]
-
-    runs = pair(tmp_path)
-    assert step_logged(runs[0]) > int(steps[0])
-    runs[1].kill()
-    (status, _), (killed, _) = ended(runs, timeout=40)
-    assert killed == -signal.SIGKILL
-    assert status not in (0, 143)
-
-    found = ended(pair(tmp_path, ["sample.py", "--steps=2", "--num=4"]))
-    assert [status for status, _ in found] == [0, 0], found
-    with np.load(tmp_path / "samples/samples.npz", allow_pickle=False) as samples:
-        assert samples["x"].shape == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 from megjax import processes, training
 from megjax.data.dataset import Dataset
 
-NAMES = ("toy_25gaussians", "wgan_gp:toy_25gaussians", "rbm_digits", "streamed")
+NAMES = ("toy_25gaussians", "rbm_digits", "streamed")
 SMALL = {
     "batch_size": 32,
     "train.num_steps": 20,
@@ -21,7 +21,7 @@ SMALL = {
     "train.save_every": 10,
     "train.evaluate_every": 20,
 }
-PLAYERS = {"width": 16}
+PLAYERS = {"width": 16, "meg.num_energy_updates": 1}
 MACHINE = {"num_hidden": 16, "contrast.num_chains": 32, "evaluation.num_examples": 8}
 TABLE = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
 
@@ -35,12 +35,9 @@ def streamed():
 
 def chosen(name, **more):
     """The config of a name, made small."""
-    path, _, argument = name.partition(":")
-    path = "toy_25gaussians" if name == "streamed" else path
-    module = importlib.import_module(f"configs.{path}")
-    config = module.get_config(argument) if argument else module.get_config()
-    players = PLAYERS | {f"{'meg' if path[0] == 't' else path}.num_energy_updates": 1}
-    narrow = MACHINE if path == "rbm_digits" else players
+    stem = "toy_25gaussians" if name == "streamed" else name
+    config = importlib.import_module(f"configs.{stem}").get_config()
+    narrow = MACHINE if name == "rbm_digits" else PLAYERS
     config.update_from_flattened_dict(SMALL | narrow | more)
     return config
 
@@ -52,7 +49,7 @@ def trained(name, folder, devices=None, **more):
     built = built._replace(evaluations={})
     if name == "streamed":
         built = built._replace(data=streamed())
-    workdir = pathlib.Path(folder) / name.replace(":", "-")
+    workdir = pathlib.Path(folder) / name
     return training.train(config, built, workdir, config_file=name, devices=devices)
 
 

@@ -40,7 +40,7 @@ def test_other_stacks_are_refused(num_stacked):
 @pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_real_stacks_are_as_far_from_uniform_as_their_digits_say():
     """KL(modes || uniform) of the set: 3 KL(digit) and (M - 1) / 2N of sampling."""
-    _, labels = images.labelled("mnist", data_dir=str(REAL))
+    pixels, labels = images.labelled("mnist", data_dir=str(REAL))
     table = stacked.index_table(len(labels), num_stacked=3)
     modes = labels[table] @ [100, 10, 1]
     share = np.bincount(modes, minlength=1000) / len(modes)
@@ -51,5 +51,5 @@ def test_real_stacks_are_as_far_from_uniform_as_their_digits_say():
     expected = 3 * digit_divergence + 999 / (2 * 128_000)
     standard_error = 3e-4
     assert divergence == pytest.approx(expected, abs=4 * standard_error)
-    data = stacked.stacked_mnist(3, data_dir=str(REAL))
+    data = stacked.stacked(pixels, num_stacked=3)
     assert data.shape == (28, 28, 3) and data.num_examples == 128_000
