@@ -156,12 +156,17 @@ def fidelity(
         # Missing weights are told before the samples are drawn.
         ready, expected = space(), against()
         pixels, told = _drawn(sampler, key, state, num_samples, rounding)
-        groups = np.split(pixels, range(GROUP, num_samples, GROUP))
-        found = frechet.summary(_outputs(ready, groups, batch_size))
+        found = summary(pixels, ready, batch_size=batch_size)
         picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
         return Report(compared(found, expected, ready) | told, {"samples": picture})
 
     return evaluate
+
+
+def summary(pixels: np.ndarray, space: Space, *, batch_size: int = 100) -> Summary:
+    """What images uint8 [N, H, W, C] look like in a space."""
+    groups = np.split(pixels, range(GROUP, len(pixels), GROUP))
+    return frechet.summary(_outputs(space, groups, batch_size))
 
 
 def compared(found: Summary, expected: Summary, space: Space) -> dict[str, float]:
