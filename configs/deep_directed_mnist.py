@@ -11,13 +11,9 @@ python -m megjax.evaluation.classifier --data=mnist
 python evaluate.py --workdir=runs/deep_directed_mnist
 """
 
-import functools
-import hashlib
-import pathlib
-
-from configs import base, deep_directed_two_spirals
+from configs import base, deep_directed_two_spirals, mnist
 from megjax.data import images
-from megjax.evaluation import classes, classifier, fidelity, pictures
+from megjax.evaluation import pictures
 from megjax.experiment import Experiment
 from megjax.learners import deep_directed
 from megjax.networks import experts
@@ -42,10 +38,7 @@ def get_config(variant="mnist"):
         # of the weights of its start.
         "average_decay": 0.998,
     }
-    config.evaluation = {
-        "classifier": "runs/mnist_classifier/classifier.npz",
-        "num_samples": 10_000,
-    }
+    config.evaluation = mnist.evaluation("mnist")
     config.train.num_steps = 4000
     config.train.iterations_per_call_cpu = 50
     config.train.evaluate_every = 1000
@@ -74,30 +67,4 @@ def build(config):
         )
     )
     built = Experiment(data, learner, {"grid": pictures.sample_grid(learner)})
-    return measured(config, built) if config.variant == "mnist" else built
-
-
-def measured(config, built):
-    """The experiment with a classifier's opinion of its samples."""
-    settings, data_dir = config.evaluation, config.data_dir or None
-    base.at_least("evaluation.num_samples", settings.num_samples, 2)
-
-    # Nothing is read before it is needed: training does without a classifier.
-    def sets():
-        held_out, _ = images.labelled("mnist", split="test", data_dir=data_dir)
-        return built.data.store, held_out
-
-    evaluation = classes.classes(
-        built.learner,
-        functools.partial(space, settings.classifier),
-        sets,
-        num_samples=settings.num_samples,
-    )
-    return built._replace(protocols={"classes": evaluation})
-
-
-def space(path):
-    """The features of a classifier of MNIST."""
-    found = classifier.load(path, data="mnist")
-    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-    return fidelity.classifier_space(found, digest)
+    return mnist.measured(config, built) if config.variant == "mnist" else built

@@ -71,7 +71,7 @@ def build(config):
         return built._replace(protocols=protocols)
     if config.variant.startswith("stacked_mnist"):
         return stacked_mnist.measured(config, built)
-    return built
+    return mnist.measured(config, built) if config.variant == "mnist" else built
 
 
 def plane(config):
