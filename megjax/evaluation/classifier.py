@@ -329,6 +329,8 @@ def main() -> None:
     )
     train, test = (LabelledExamples(*read(split=name)) for name in ("train", "test"))
     path = pathlib.Path(given.out or f"runs/{given.data}_classifier") / FILE_NAME
+    # Now, since training takes minutes.
+    path.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     found = trained(train, test, data=given.data, recipe=recipe, seed=given.seed)
     save(path, found)

@@ -4,6 +4,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -192,3 +193,20 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: No prepared dataset 'mnist' in")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_is_told_before_training(monkeypatch, tmp_path, digits):
+    (tmp_path / "file").touch()
+    names = ("data_dir", "image_size", "num_epochs", "width", "seed")
+    given = dict.fromkeys(names) | {"data": "digits", "out": tmp_path / "file/in"}
+    monkeypatch.setattr(
+        *(
+            classifier,
+            "flags",
+            types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)),
+        )
+    )
+    monkeypatch.setattr(images, "labelled", lambda *_, **__: digits[0])
+    monkeypatch.setattr(classifier, "trained", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(NotADirectoryError):
+        classifier.main()
