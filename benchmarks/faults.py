@@ -8,8 +8,8 @@ kills: one run killed by SIGKILL at random moments ends in the bits of an untouc
 and every life resumes at the newest step that was on disk. signals: seconds from SIGTERM
 to an exit with everything saved. flips: one bit of a checkpoint at a time. topologies:
 the run goes on with other numbers of devices and processes. pairs: two processes of a
-run, one of which is told to end, then one is killed; then both draw samples. numbers: NaN in the weights
-of one player; all come back as they were.
+run, one of which is told to end, then one is killed; then both draw samples. numbers:
+NaN in the weights of one player; all come back as they were.
 """
 
 import logging

@@ -188,7 +188,7 @@ def _test_images(space, settings) -> tuple[int, dict[str, float]]:
     if space == "inception":
         ready = fidelity.inception_space(chosen.inception_weights)
     else:
-        ready = cifar10.classifier_space(chosen.classifier)
+        ready = base.classifier_space(chosen.classifier, "cifar10")
     pixels, _ = images.labelled("cifar10", split="test", data_dir=DATA_DIR.value)
     pixels = pixels[: chosen.num_samples]
     found = fidelity.summary(pixels, ready, batch_size=chosen.batch_size)

@@ -1,13 +1,15 @@
 """What every config starts from, and the wiring that MEG configs share."""
 
+import hashlib
 import math
+import pathlib
 
 import ml_collections
 import optax
 from jax import numpy as jnp
 
 from megjax import objectives
-from megjax.evaluation import pictures
+from megjax.evaluation import classifier, fidelity, pictures
 from megjax.experiment import Experiment
 from megjax.learners import meg
 from megjax.networks import dcgan, heads, ladder
@@ -102,6 +104,13 @@ def image_config(side, penalty=10.0):
     config.remat = False
     config.meg = meg_defaults() | {"score_weight": penalty / side**2}
     return config
+
+
+def classifier_space(path, name):
+    """The features of a classifier of the set `name`, in a file."""
+    found = classifier.load(path, data=name)
+    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return fidelity.classifier_space(found, digest)
 
 
 def image_meg(config, data, **initial):

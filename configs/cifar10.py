@@ -10,8 +10,6 @@ under other names: python -m megjax.evaluation.classifier --data=cifar10, then
 """
 
 import functools
-import hashlib
-import pathlib
 
 import numpy as np
 
@@ -61,7 +59,9 @@ def protocols(settings, data, learner):
     """
     spaces = {}
     if settings.classifier:
-        spaces["classifier"] = functools.partial(classifier_space, settings.classifier)
+        spaces["classifier"] = functools.partial(
+            base.classifier_space, settings.classifier, "cifar10"
+        )
     if settings.inception_weights or not spaces:
         weights = settings.inception_weights
         spaces["inception"] = functools.partial(fidelity.inception_space, weights)
@@ -122,12 +122,3 @@ def reference(settings, data, space):
     """Statistics of the training set."""
     cache_dir, size = settings.cache_dir, settings.batch_size
     return fidelity.reference(data, space(), cache_dir, batch_size=size)
-
-
-def classifier_space(path):
-    """The features of a classifier of CIFAR-10."""
-    from megjax.evaluation import classifier
-
-    found = classifier.load(path, data="cifar10")
-    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-    return fidelity.classifier_space(found, digest)

@@ -9,12 +9,10 @@ Speed as `stacked_mnist`; the full length needs an accelerator.
 """
 
 import functools
-import hashlib
-import pathlib
 
 from configs import base
 from megjax.data import images
-from megjax.evaluation import classes, classifier, fidelity
+from megjax.evaluation import classes
 
 NAMES = ("mnist", "fashion_mnist", "kmnist")
 
@@ -57,15 +55,8 @@ def measured(config, built):
 
     opinion = classes.classes(
         built.learner,
-        functools.partial(space, settings.classifier, name),
+        functools.partial(base.classifier_space, settings.classifier, name),
         sets,
         num_samples=settings.num_samples,
     )
     return built._replace(protocols={"classes": opinion})
-
-
-def space(path, name):
-    """The features of a classifier of a set."""
-    found = classifier.load(path, data=name)
-    digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-    return fidelity.classifier_space(found, digest)

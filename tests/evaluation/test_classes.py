@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import mnist
+from configs import base
 from megjax.data import images
 from megjax.evaluation import classes, fidelity, frechet
 from megjax.learners.learner import Learner
@@ -96,4 +96,4 @@ def test_too_few_samples():
 
 def test_a_missing_classifier_is_told_with_its_command():
     with pytest.raises(FileNotFoundError, match="megjax.evaluation.classifier"):
-        mnist.space("no.npz", "mnist")
+        base.classifier_space("no.npz", "mnist")
