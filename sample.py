@@ -2,7 +2,8 @@
 
 Draws from the generator, walks by MALA in latent space, and leaves pictures, arrays and
 a report in --out. --space=data walks on x, --space=none only draws. --kernel=neural
-walks by a trained proposal: that of the run --proposal, by default of the run itself.
+walks by a trained proposal: that of the run --proposal, by default of the run itself
+(where that trained its energy by MALA, this MALA at its last step size).
 --space=data --kernel=gibbs sweeps the units of a Boltzmann machine. A walk of over a
 minute is kept in --out/chunks: killed and started again, it goes on.
 """

@@ -82,7 +82,7 @@ def ebm_config(sampler):
 
 def proposal_defaults():
     """The variant without R, and a constant rate, since the target goes on changing."""
-    unused = ("buffer_size", "burn_in", "whitenings", "num_transitions")
+    unused = ("buffer_size", "burn_in", "whitenings", "num_transitions", "halves")
     settings = proposal_icg.defaults()
     return {k: v for k, v in settings.items() if k not in unused} | {
         "width": 32,

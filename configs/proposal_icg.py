@@ -62,10 +62,15 @@ def defaults():
         there is a buffer. buffer_size: 0 trains on exact draws.
     whitenings: of the buffer, whose covariance then is the proposal's frame; 0, the
         paper, for none.
+    relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
+        the paper, for the proposal's own.
+    halves: of the coordinates, which a step keeps in turn: "random", the paper, or
+        "separating" (`networks.proposal.Vectors`).
     """
     return {
         "flow_steps": 2,
         "gradient": "displaced",
+        "halves": "random",
         "bound": 8.0,
         "initial_step_size": 0.05,
         "target_acceptance": 0.9,
@@ -73,6 +78,7 @@ def defaults():
         "entropy_weight_rate": 0.1,
         "entropy_weight_floor": 1e-3,
         "entropy_weight_ceiling": 1e3,
+        "relative_entropy": False,
         "stop_gradient": False,
         "buffer_size": 0,
         "burn_in": 500,
@@ -146,11 +152,13 @@ def source(config, target):
     return target.sample
 
 
-def proposal_spec(config, log_density_fn, starts, shape, network=networks.Vectors):
+def proposal_spec(config, log_density_fn, starts, shape):
     """The specification of `config.proposal` for a density on positions of a shape."""
     settings = config.proposal
     base.at_least("proposal.num_transitions", settings.num_transitions, 1)
-    proposer = proposer_fn(config, config.width, network)
+    base.choice("proposal.halves", settings.halves, **dict.fromkeys(networks.HALVES))
+    vectors = functools.partial(networks.Vectors, halves=settings.halves)
+    proposer = proposer_fn(config, config.width, vectors)
     return proposal.Spec(
         log_density_fn,
         proposer(shape),
@@ -209,6 +217,7 @@ def objective(config, num_updates):
         "weight": proposal.EntropyWeight(
             settings.target_acceptance, *(settings[name] for name in names)
         ),
+        "relative": settings.relative_entropy,
         "stop_gradient": settings.stop_gradient,
         "optimizer": optimizer(settings, num_updates),
     }

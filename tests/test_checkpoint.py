@@ -288,6 +288,7 @@ with checkpoint.opened(sys.argv[1], keep=2) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving_loses_nothing_that_was_committed(tmp_path):
     rng, like = random.Random(0), {"x": np.zeros(100_000, np.int32)}
     committed = 0

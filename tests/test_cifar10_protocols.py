@@ -115,6 +115,7 @@ def measured(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_samplers_report(measured):
     for name, report in measured.items():
         found = report.metrics

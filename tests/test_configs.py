@@ -131,8 +131,23 @@ TRACED = {
     "wgan_gp:cifar10": {},
     "wgan_gp:toy_25gaussians": {},
 }
+# The others are slow: as these, on other data or with another depth.
+QUICK = (
+    *("digits", "wgan_gp:digits", "cifar10", "toy_25gaussians"),
+    *("stacked_mnist:4", "proposal_moon", "mnist_small", "flowers ", "kdd99"),
+    *("custom", "custom ", "custom  ", "digits   ", "rbm_l1_mnist"),
+    *("deep_directed_mnist", "neural_energy", "ebm_digits:mala", "proposal_icg"),
+)
 # Of these the step is traced with more than one half of a proposal's flow.
 DEEP_FLOWS = ("proposal_moon", "proposal_logistic")
+
+
+def slow(names):
+    """Parameters of a test, the slow ones marked."""
+    return [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
 
 
 class Records(list):
@@ -274,7 +289,7 @@ def test_every_config_is_here():
     assert stems == {name.strip().partition(":")[0] for name in TRAINED | TRACED}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", slow(TRAINED))
 def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
     config = small_config(name, made_up, TRAINED[name])
     built = config.build(config)
@@ -298,7 +313,7 @@ def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
     assert experiment.plain_values(restored.config) == experiment.plain_values(config)
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", slow(TRACED))
 def test_the_others_trace(made_up, name):
     config = small_config(name, made_up, TRACED[name])
     built = config.build(config)
@@ -449,6 +464,7 @@ def test_a_run_of_another_version_is_told(made_up):
         ("digits", {"meg.num_microbatches": 0}, "meg.num_microbatches=0: give at"),
         ("wgan_gp", {"wgan_gp.num_microbatches": 3}, "wgan_gp.num_microbatches=3 does"),
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
+        ("proposal_scg", {"proposal.halves": "x"}, "halves='x': choose one of random"),
         ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
         ("ebm_digits", {"alpha": 0.5}, "config.alpha=0.5: give a number between"),
         ("ebm_digits", {"num_levels": 1}, "config.num_levels=1: give at least 2"),

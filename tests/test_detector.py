@@ -108,6 +108,7 @@ def test_scores_agree_with_finite_differences(untrained):
     assert close.mean() > 0.9
 
 
+@pytest.mark.slow
 def test_training_is_the_learner_stepped_by_hand(fitted):
     rows = fitted._scaled(ROWS)
     game = detection._game(fitted, rows)
@@ -194,6 +195,7 @@ def test_names_of_columns_are_kept(tmp_path):
             one.predict(frame[["b", "a"]])
 
 
+@pytest.mark.slow
 def test_far_rows_are_found():
     rng = np.random.RandomState(0)
     normal, far = rng.normal(size=(256, 2)), rng.uniform(4, 8, size=(64, 2))
@@ -354,6 +356,7 @@ def test_pyod_adapter_takes_any_outlier_detector():
     np.testing.assert_array_equal(one.predict(ROWS), expected.predict(ROWS) == -1)
 
 
+@pytest.mark.slow
 def test_example_runs(untrained, tmp_path, monkeypatch, capsys):
     cells = ["0", "tcp", "http", "SF", *["0"] * 37]
     lines = [

@@ -20,6 +20,7 @@ def test_every_case_has_its_own_title():
     assert len({case.kind for case in mistakes.cases()}) >= 14
 
 
+@pytest.mark.slow
 def test_a_spread_of_mistakes_is_told_in_one_line():
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

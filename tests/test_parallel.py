@@ -88,7 +88,9 @@ def assert_close(a, b):
     )
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(
+    "normalise", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_one_and_eight_devices_agree(normalise):
     assert_close(run(spec(normalise), 1), run(spec(normalise), 8))
 
@@ -172,6 +174,7 @@ def one_device(spec, params, x, z, z_bar, z_energy):
     return theta, w, phi
 
 
+@pytest.mark.slow
 def test_work_is_divided_among_devices():
     """FLOPs of one device fall about eightfold; an unconstrained draw would not."""
 

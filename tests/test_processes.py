@@ -17,6 +17,8 @@ import pytest
 from megjax import metrics, processes
 from tests import together
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = [
     "--config=configs/toy_8gaussians.py",

@@ -13,7 +13,9 @@ from megjax.data import targets
 SMALL = proposals.Settings(num_chains=16, num_draws=200, warm_up=100)
 
 
-@pytest.mark.parametrize("label", ["MALA", "NUTS"])
+@pytest.mark.parametrize(
+    "label", ["MALA", pytest.param("NUTS", marks=pytest.mark.slow)]
+)
 def test_a_baseline_is_measured(label):
     target = targets.gaussian("", np.array([1.0, 4.0]))
     keys = jax.random.split(jax.random.key(0))
@@ -26,6 +28,12 @@ def test_a_baseline_is_measured(label):
     assert gradients == 1 if label == "MALA" else 1 < gradients < 20
     per_gradient = found["ess_above"] / gradients
     np.testing.assert_allclose(found["ess_above_per_gradient"], per_gradient)
+    assert "ess_above_published" not in found
+    # Four times the variance makes a quarter of every correlation, as German's.
+    inflated = target.moments._replace(variance=4 * target.moments.variance)
+    again = proposals.measured(keys[1], ready, target, SMALL, published=inflated)
+    assert again["ess_above"] == found["ess_above"]
+    assert again["ess_above_published"] > 1.2 * found["ess_above"]
 
 
 def untrained(key, workdir, target, settings):

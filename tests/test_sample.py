@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -112,6 +113,7 @@ def started(directory, out):
     raise AssertionError(process.communicate())
 
 
+@pytest.mark.slow
 def test_a_walk_killed_and_terminated_ends_as_the_untouched_one(tmp_path):
     process = started(tmp_path, "killed")
     process.kill()

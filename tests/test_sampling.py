@@ -83,6 +83,7 @@ def test_without_inverse_temperature_the_generator_comes_back():
     assert not walks.warnings(walk)
 
 
+@pytest.mark.slow
 def test_without_prior_latents_diffuse_and_a_warning_says_so():
     flat = PLANE._replace(energy=lambda state, x: 0 * jnp.sum(x, axis=1))
     walk = run(flat, STATE, num=1000, prior="none")
@@ -132,6 +133,7 @@ def test_bounded_data_is_walked_on_in_coordinates():
     assert not plain.finite.all()
 
 
+@pytest.mark.slow
 def test_a_trained_proposal_walks_without_tuning(tmp_path):
     kernel_fn = sampling.trained(*trained_proposal((2,)))
     walk = run(PLANE, STATE, num=512, kernel_fn=kernel_fn, target_acceptance=None)
@@ -159,6 +161,7 @@ def test_plain_samples(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_chains_in_groups_and_calls_make_the_same_walk(monkeypatch):
     settings = {"num": 6, "steps": 8, "step_size": 0.3, "num_snapshots": 3}
     whole = run(PLANE, STATE, **settings)
@@ -188,6 +191,7 @@ def test_stuck_chains_and_broken_energies_are_reported():
         run(nowhere, STATE, num=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels, width", [(1, 8), (3, 8), (4, 16)])
 def test_pictures_of_images(tmp_path, channels, width):
     learner = linear((8, 8, channels), latent_dim=64 * channels)
@@ -206,6 +210,7 @@ def test_pictures_of_images(tmp_path, channels, width):
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
 
+@pytest.mark.slow
 def test_pictures_of_the_plane_and_none_of_other_vectors(tmp_path):
     walks.write(
         run(PLANE, STATE, num=512, steps=10, num_snapshots=3), tmp_path / "plane"
@@ -275,6 +280,7 @@ print("agree on", jax.device_count())
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_share_the_chains_and_agree_with_one():
     here = os.path.dirname(__file__)
     flags = "--xla_force_host_platform_device_count=8"
@@ -308,6 +314,7 @@ def equal(walk, other):
         np.testing.assert_equal(getattr(walk, name), getattr(other, name), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thin, per_call", [(7, 500), (50, 40)])
 def test_burn_in_and_thinning_slice_the_whole_walk(monkeypatch, thin, per_call):
     settings = {"num": 16, "step_size": 0.6, "num_snapshots": 3, "mesh": one_device()}
@@ -338,6 +345,7 @@ def test_the_records_of_a_long_walk_are_bounded(monkeypatch):
     assert found["non_finite"] == 0 and found["stuck"] == 0
 
 
+@pytest.mark.slow
 def test_warnings_of_thinned_walks(tmp_path):
     """All of 49 is 1, and a rare NaN is seen."""
     settings = {"num": 16, "steps": 490, "thin": 49, "mesh": one_device()}
@@ -390,6 +398,7 @@ def files(directory):
     return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != "lock"}
 
 
+@pytest.mark.slow
 def test_a_walk_killed_again_and_again_is_the_untouched_one(tmp_path, in_pieces):
     whole, _ = kept_run(tmp_path / "whole")
     walk, kills = None, 0
@@ -405,6 +414,7 @@ def test_a_walk_killed_again_and_again_is_the_untouched_one(tmp_path, in_pieces)
     assert len(walk.x) == 16 and walk.energy.shape == (16, 18)
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_is_walked_again_and_no_other(tmp_path, in_pieces):
     whole, _ = kept_run(tmp_path)
     before = files(tmp_path)
@@ -420,6 +430,7 @@ def test_a_damaged_chunk_is_walked_again_and_no_other(tmp_path, in_pieces):
         assert 0 < progress.total - progress.skipped <= 24
 
 
+@pytest.mark.slow
 def test_more_steps_make_the_longer_walk(tmp_path, in_pieces):
     """On eight devices."""
     kept_run(tmp_path / "longer", mesh=None)

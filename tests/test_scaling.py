@@ -91,6 +91,7 @@ def found(num_devices, batch_size, **changes):
     return scaling.cost(config, program, num_devices)
 
 
+@pytest.mark.slow
 def test_a_step_sends_its_gradients_and_divides_its_work():
     one, eight = found(1, 256), found(8, 256)
     assert one.sent == 0 and not one.collectives
@@ -104,6 +105,7 @@ def test_a_step_sends_its_gradients_and_divides_its_work():
     assert eight.sent == pytest.approx(2 * 7 / 8 * reduced)
 
 
+@pytest.mark.slow
 def test_micro_batches_sum_their_gradients_one_by_one():
     whole, parts = found(8, 64), found(8, 64, num_microbatches=4)
     assert parts.flops is None

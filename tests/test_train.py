@@ -185,6 +185,7 @@ def test_mistakes_are_told_in_one_line(answers, name):
     assert re.match(f"error: .*{MISTAKES[name][1]}", lines[0]), text
 
 
+@pytest.mark.slow
 def test_the_script_itself_tells_them(tmp_path):
     done = train("--config=configs/mnist.py", f"--workdir={tmp_path / 'run'}")
     assert (done.returncode, done.stdout) == (1, "")
@@ -205,7 +206,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_signals_save_and_exit(tmp_path, cache, number, status):
     with subprocess.Popen(
@@ -228,6 +230,7 @@ def test_signals_save_and_exit(tmp_path, cache, number, status):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_kills_leave_the_run_as_it_was():
     line = [sys.executable, "-m", "benchmarks.faults", "--only=kills", "--kills=2"]
     line += ["--steps=1500", f"--seed={time.time_ns() % 10**6}"]

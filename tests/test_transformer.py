@@ -84,6 +84,7 @@ def test_training_raises_the_pseudo_likelihood(digits, fitted):
     assert error < 0.8 * np.mean(np.var(digits, axis=0))
 
 
+@pytest.mark.slow
 def test_a_known_machine_is_learned_back():
     """Data of an enumerated machine: the fit gives them nearly the same distribution."""
     layers = rbm.layer_kinds()
@@ -111,6 +112,7 @@ def test_a_known_machine_is_learned_back():
     np.testing.assert_allclose(drawn.mean(0), np.exp(log_probs) @ bits, atol=0.05)
 
 
+@pytest.mark.slow
 def test_gaussian_units_take_real_rows():
     rng = np.random.RandomState(0)
     x = rng.normal(size=(2000, 3)) * 0.5 + np.where(rng.rand(2000, 1) < 0.5, -2, 2)

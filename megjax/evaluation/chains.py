@@ -143,7 +143,8 @@ def report(
     Effective sample sizes per transition: ess_geyer, centred by the known mean where
     there is one; ess_above and ess_first, divided by the known variance too, as the
     tables of the proposal paper; all three minima over coordinates. ess_trace (L2HMC)
-    is of all coordinates together, ess_geyer_x0 of the first. ess_per_gradient and
+    is of all coordinates together, ess_geyer_x0 and ess_above_x0 of the first, on which
+    a funnel hangs. ess_per_gradient and
     ess_per_second divide ess_geyer: by the target's gradients in a transition, reverse
     move included, and by `seconds`, the wall time of all draws of all chains.
 
@@ -156,15 +157,17 @@ def report(
     """
     own, known = Estimator(mean=mean), Estimator(mean=mean, variance=variance)
     geyer = efficiencies(x, own)
+    above = efficiencies(x, known._replace(truncation="above"))
     trace = known._replace(truncation="above", trace_weighted=True)
     jumps = squared_jumps(x)
     spread = np.var(x, axis=(0, 1), dtype=np.float64) if variance is None else variance
     metrics = {
         "ess_geyer": float(np.min(geyer)),
-        "ess_above": float(np.min(efficiencies(x, known._replace(truncation="above")))),
+        "ess_above": float(np.min(above)),
         "ess_first": float(np.min(efficiencies(x, known._replace(truncation="first")))),
         "ess_trace": float(efficiencies(x, trace)[0]),
         "ess_geyer_x0": float(geyer[0]),
+        "ess_above_x0": float(above[0]),
         "ess_per_gradient": float(np.min(geyer)) / gradients_per_draw,
         "squared_jump": float(np.sum(jumps)),
         "relative_jump": float(

@@ -74,6 +74,10 @@ class Spec(NamedTuple):
     start_fn: (key, num) -> positions [num, ...] that chains start from.
     weight: of the entropy, eq. 5. buffer: None to train on the data, which must then
         be exact draws of the target.
+    relative: takes the entropy relative to the target, -KL(q(x'|x) || p), which is not
+        in the paper. Its entropy grows without bound with proposals that are rejected
+        and, in a funnel, with every step towards the mouth; this one is largest where
+        the proposal is a draw of the target, as the acceptance is.
     stop_gradient: takes dU for a constant in the gradient; the paper found it worse.
     num_transitions: of every chain that `sample` runs.
     """
@@ -83,6 +87,7 @@ class Spec(NamedTuple):
     start_fn: Callable[[Key, int], Array]
     weight: EntropyWeight = EntropyWeight()
     buffer: Buffer | None = None
+    relative: bool = False
     stop_gradient: bool = False
     num_transitions: int = 100
     optimizer: optax.GradientTransformation = amsgrad(1e-3)
@@ -194,11 +199,16 @@ def loss(
 
     min(0, log a) + beta log |det dx' / dz|: the paper prints a minus before beta, with
     which the proposal would collapse. Proposals that are not finite count as 0.
+    Relative to the target, log p(x') - log p(x) joins the log-determinant.
     """
     proposer = state.replace(proposal=state.proposal.replace(params=params))
     moves, starts = proposals(spec, proposer, x, noise)
     usable = jnp.isfinite(moves.log_ratio)
-    speed = jnp.minimum(moves.log_ratio, 0.0) + state.entropy_weight * moves.log_det
+    entropy = moves.log_det
+    if spec.relative:
+        # log p(x) is for the size of the number alone.
+        entropy += moves.state.log_density - starts.log_density
+    speed = jnp.minimum(moves.log_ratio, 0.0) + state.entropy_weight * entropy
     return -jnp.mean(jnp.where(usable, speed, 0.0)), (moves, starts)
 
 

@@ -6,6 +6,7 @@ section 3.2, in the forms of its reference code. Last layers start at zero, so t
 sampler starts as MALA.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,9 +16,10 @@ from flax import linen
 from flax.linen import initializers
 
 from megjax.networks.layers import Convolution, TransposedConvolution
-from megjax.types import Array
+from megjax.types import Array, Key
 
 GRADIENTS = ("displaced", "position", "none")
+HALVES = ("random", "separating")
 
 
 class Proposal(linen.Module):
@@ -97,10 +99,25 @@ class Proposal(linen.Module):
 
 
 class Vectors(Proposal):
-    """Perceptrons, and for every step a random half of the dimensions (floor of d / 2).
+    """Perceptrons, and for every step a half of the dimensions (floor of d / 2).
+
+    halves: "random" as in the paper; "separating" halves, at random, what earlier steps
+        have kept together, until after ceil(log2 d) steps any two dimensions have been
+        apart in one of them, and then begins anew. Where the width of a dimension
+        follows another's value, as in a funnel, only a step that parts the two can
+        carry it along; random halves part them in half of the steps.
 
     Raises ValueError in one dimension, which has no halves.
     """
+
+    halves: str = "random"
+
+    def setup(self):
+        if self.halves not in HALVES:
+            raise ValueError(
+                f"halves={self.halves!r}: choose one of {', '.join(HALVES)}."
+            )
+        super().setup()
 
     def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
         return Perceptron(num_outputs * self.shape[0], self.width, self.num_steps, last)
@@ -109,9 +126,25 @@ class Vectors(Proposal):
         (dim,) = self.shape
         if dim < 2:
             raise ValueError(f"shape={self.shape}: a proposal needs two dimensions.")
-        kept = jnp.arange(dim) < dim // 2
         keys = jax.random.split(self.make_rng("params"), self.num_steps)
+        if self.halves == "separating":
+            return separating_masks(keys, dim)
+        kept = jnp.arange(dim) < dim // 2
         return jax.vmap(lambda key: jax.random.permutation(key, kept))(keys)
+
+
+def separating_masks(keys: Key, dim: int) -> Array:
+    """Halves, bool [N, dim], that part any two of dim within ceil(log2 dim) of them."""
+    masks = []
+    for n, key in enumerate(keys):
+        if n % math.ceil(math.log2(dim)) == 0:
+            groups = jnp.zeros(dim, jnp.int32)
+        # Every second one in an order that has groups together.
+        order = jnp.lexsort((jax.random.uniform(key, (dim,)), groups))
+        kept = jnp.zeros(dim, bool).at[order[1::2]].set(True)
+        groups = 2 * groups + kept
+        masks.append(kept)
+    return jnp.stack(masks)
 
 
 class Images(Proposal):

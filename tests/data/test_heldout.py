@@ -52,6 +52,7 @@ def test_bad_classes_are_refused():
         heldout.mnist_without(10)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_real_digit_has_the_known_anomaly_share():
     train, test = heldout.mnist_without(1, data_dir=str(REAL))

@@ -188,6 +188,7 @@ def test_unknown_split_is_refused():
         images.tfds_images("mnist", split="valid", data_dir=str(REAL))
 
 
+@pytest.mark.slow
 @real_data
 def test_reading_never_imports_tensorflow():
     program = (

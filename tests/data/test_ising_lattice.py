@@ -67,6 +67,7 @@ def test_moves_leave_the_enumerated_distribution_invariant(beta):
     assert np.mean(np.any(moved != spins[rows], axis=(1, 2))) > 0.5
 
 
+@pytest.mark.slow
 def test_hot_and_cold_limits():
     start = jnp.ones((50, 6, 6), jnp.int8)
     hot = ising.swendsen_wang(jax.random.key(0), start, 0.0)
@@ -77,6 +78,7 @@ def test_hot_and_cold_limits():
     assert 5 < int(jnp.sum(cold[:, 0, 0] == 1)) < 45
 
 
+@pytest.mark.slow
 def test_a_set_is_images_of_its_seed():
     data = ising.ising(0.5, size=4, num_examples=200)
     assert data.shape == (4, 4, 1) and data.num_examples == 200

@@ -96,6 +96,7 @@ def test_bad_input_is_refused(tmp_path):
         kdd99.table(write(tmp_path, [line(1).replace("0,tcp", "x,tcp")]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FILE.exists(), reason=f"needs {FILE}")
 def test_real_file_reproduces_the_known_protocol():
     train, test = kdd99.kdd99(data_dir=str(REAL / "tfds"), scale="minmax")

@@ -115,6 +115,7 @@ def test_reference_moments_are_the_published_ones(name):
     np.testing.assert_allclose(np.sqrt(reference.variance), deviation, rtol=0.04)
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_real_sets_have_the_published_moments(name):

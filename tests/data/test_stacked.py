@@ -37,6 +37,7 @@ def test_other_stacks_are_refused(num_stacked):
         stacked.index_table(10, num_stacked=num_stacked)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_real_stacks_are_as_far_from_uniform_as_their_digits_say():
     """KL(modes || uniform) of the set: 3 KL(digit) and (M - 1) / 2N of sampling."""

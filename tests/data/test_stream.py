@@ -17,6 +17,7 @@ def example_set(memory_budget):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [0, 1234])
 @pytest.mark.parametrize("places", [None, np.array([1, 2, 5])])
 def test_streamed_and_resident_batches_are_identical(first_step, places):

@@ -106,6 +106,7 @@ def test_four_spin_has_four_arms_a_quarter_turn_apart():
     assert len(np.unique(quarters[along > 1].round() % 4)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", FRESH)
 def test_fresh_example_depends_on_its_index_alone(make):
     data = make(seed=3)

@@ -277,6 +277,7 @@ def one_class_svm(train, seed):
     return baselines.one_class_svm(train, 200, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="no real data beside the repository")
 def test_two_components_on_the_real_file():
     train, test = kdd99.kdd99(data_dir=str(SHARED / "tfds"), scale="minmax")

@@ -192,6 +192,7 @@ def test_report_of_an_autoregression():
     np.testing.assert_allclose(found["ess_per_gradient"], worst / 4, rtol=0.08)
     np.testing.assert_allclose(found["ess_per_second"], worst * 80_000, rtol=0.08)
     np.testing.assert_allclose(found["ess_geyer_x0"], 1 / 3, rtol=0.08)
+    assert found["ess_above"] < found["ess_geyer_x0"] < found["ess_above_x0"] < 0.4
     assert worst < found["ess_above"] < found["ess_first"] * 1.1
     assert found["ess_above"] < found["ess_trace"] < found["ess_geyer_x0"]
     np.testing.assert_allclose(found["squared_jump"], 1 + 4 * 0.2, rtol=0.05)

@@ -35,6 +35,7 @@ def report(sample, num=1200):
     return made(KEY, None)
 
 
+@pytest.mark.slow
 def test_a_perfect_generator_scores_as_held_out_images_do():
     found = report(lambda key, state, num: 0.3 * jax.random.normal(key, (num, 2, 2, 1)))
     metrics = found.metrics

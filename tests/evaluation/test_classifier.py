@@ -33,6 +33,7 @@ def made(digits):
     return classifier.trained(*digits, data="digits", recipe=RECIPE)
 
 
+@pytest.mark.slow
 def test_it_learns_digits(made, digits):
     assert made.test_accuracy > 0.9
     assert made.image_shape == (8, 8, 1) and made.num_classes == 10
@@ -44,6 +45,7 @@ def test_it_learns_digits(made, digits):
     np.testing.assert_array_equal(p.argmax(axis=1), named)
 
 
+@pytest.mark.slow
 def test_inference_sees_one_image_at_a_time(made, digits):
     """Neither batch statistics nor noise: an image's logits are its own."""
     x = images.normalised(digits[1].x[:40])
@@ -67,6 +69,7 @@ def test_features_are_what_the_logits_are_made_of(made, digits):
     np.testing.assert_allclose(made.logits(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_repeats_and_follows_its_seed(digits):
     few = LabelledExamples(*(v[:100] for v in digits[0]))
     recipe = RECIPE._replace(num_epochs=1)
@@ -181,6 +184,7 @@ def test_missing_files_and_other_sets_are_told_with_the_remedy(made, tmp_path):
         classifier.load(path, data="cifar10")
 
 
+@pytest.mark.slow
 def test_the_command_tells_mistakes_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "megjax.evaluation.classifier", "--data=mnist"]

@@ -48,6 +48,7 @@ def arena(**fields):
     )
 
 
+@pytest.mark.slow
 def test_all_reach_the_density_and_pay_the_same():
     evaluate = contest.equal_gradients(arena(), CONTESTANTS)
     report = evaluate(jax.random.key(0), jnp.float32(0.1))

@@ -84,6 +84,7 @@ def test_variables_are_the_arrays_in_other_layouts(arrays):
         np.testing.assert_array_equal(stored[ours], expected)
 
 
+@pytest.mark.slow
 def test_outputs(arrays, tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path, **arrays)

@@ -29,6 +29,7 @@ def test_published_values():
     assert near == pytest.approx(-math.sqrt(2), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.2, 0.44, 0.6])
 def test_kaufman_is_the_enumerated_torus(beta):
     spins = np.array(list(itertools.product([-1, 1], repeat=16))).reshape(-1, 4, 4)
@@ -45,6 +46,7 @@ def test_kaufman_is_the_enumerated_torus(beta):
     assert specific_heat == pytest.approx(beta**2 * 16 * variance, rel=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1 / 1.75, 1 / 2.75])
 def test_large_tori_have_onsagers_energy(beta):
     energy, _ = ising.kaufman(beta, 60)
@@ -77,6 +79,7 @@ def spins():
     return np.asarray(drawn)
 
 
+@pytest.mark.slow
 def test_cluster_draws_agree_with_the_exact_lattice(spins):
     beta = 1 / 2.75
     energy, specific_heat = ising.kaufman(beta, 16)
@@ -91,6 +94,7 @@ def test_cluster_draws_agree_with_the_exact_lattice(spins):
     assert abs(found["energy"].value - wrong) > 10 * found["energy"].error
 
 
+@pytest.mark.slow
 def test_fantasies_are_told_from_data(spins):
     def learner(fantasies):
         x = jnp.asarray(fantasies.reshape(-1, 16, 16, 1), jnp.float32)

@@ -50,6 +50,7 @@ def test_schedule_has_the_knots_of_the_paper():
     assert np.all(np.diff(betas) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [likelihood.BITS, likelihood.SPINS])
 def test_independent_units_have_a_closed_form(values):
     kind = {0.0: units.BERNOULLI, -1.0: units.SPIN}[values[0]]
@@ -89,6 +90,7 @@ def test_annealing_is_within_a_tenth_of_enumeration():
         assert found.effective_sample_size > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1 / 2.75, 1 / 2.25, 1 / 1.75])
 def test_annealing_finds_the_partition_function_of_a_lattice(beta):
     """Of 4 x 4 spins, by all 2^16 states and by Kaufman's formula; there and back."""
@@ -125,6 +127,7 @@ def test_annealing_refuses_units_of_more_than_two_values():
         )
 
 
+@pytest.mark.slow
 def test_float32_suffices_at_the_size_of_mnist():
     """Thousands of nats, thousands of terms: 784 visible units, 10 summed exactly."""
     family = rbm.family(784, 10)
@@ -145,6 +148,7 @@ def test_a_chain_that_never_moves_is_noticed():
     assert abs(found.log_z - float(rbm.log_partition(params))) > 1
 
 
+@pytest.mark.slow
 def test_free_energy_is_exact_for_one_layer_and_a_bound_for_two():
     params = machine(FAMILY)
     v = exact.states(units.BERNOULLI, 6)
@@ -173,6 +177,7 @@ def test_pseudo_likelihood_is_the_product_of_conditionals():
     np.testing.assert_allclose(one, 6 * first.ravel(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_reports_against_enumeration():
     params = machine(FAMILY)
     x = 2.0 * np.random.RandomState(0).randint(0, 2, (40, 6)) - 1

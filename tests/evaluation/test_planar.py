@@ -33,6 +33,7 @@ def report(scale, num_modes=2, mixture=MIXTURE):
     return planar.planar(learner, truth, num_samples=100)(jax.random.key(0), None)
 
 
+@pytest.mark.slow
 def test_the_truth_has_no_divergence_at_beta_1():
     metrics = report(scale=1.0).metrics
     assert metrics["kl_at_beta_1"] == pytest.approx(0, abs=1e-3)
@@ -42,6 +43,7 @@ def test_the_truth_has_no_divergence_at_beta_1():
     assert metrics["best_beta"] == pytest.approx(1, rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_flat_energy_needs_a_large_beta():
     metrics = report(scale=10.0).metrics
     assert metrics["best_beta"] == pytest.approx(10, rel=0.3)
@@ -50,6 +52,7 @@ def test_a_flat_energy_needs_a_large_beta():
     assert metrics["mass_at_beta_1"] < metrics["mass_at_beta_10"]
 
 
+@pytest.mark.slow
 def test_coverage_counts_the_modes_of_the_samples():
     assert report(scale=1.0, num_modes=1).metrics["modes"] == 1
     assert report(scale=1.0, num_modes=2).metrics["modes"] == 2

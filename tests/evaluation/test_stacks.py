@@ -190,6 +190,7 @@ def test_the_classifier_is_not_needed_before_the_protocol_runs(monkeypatch, tmp_
         config.build(config)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason=f"needs {REAL}")
 def test_real_digits_score_what_their_labels_say():
     """True labels in place of a classifier: three channels score about 0.026.

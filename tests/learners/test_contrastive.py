@@ -272,6 +272,7 @@ def test_the_kernel_sweeps_data_and_tells_their_energy():
     assert accepted.all()
 
 
+@pytest.mark.slow
 def test_any_energy_is_trained_by_a_kernel():
     """A Gaussian's mean and precision, by chains of MALA."""
 
@@ -317,6 +318,7 @@ def test_l1_leaves_exact_zeros_and_spares_biases():
     assert params["visible_bias"][0] > 1
 
 
+@pytest.mark.slow
 def test_devices_agree_and_share_the_work():
     num = 512
     x = 2.0 * np.random.RandomState(0).randint(0, 2, (1, num, 5)) - 1

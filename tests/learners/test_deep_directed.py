@@ -148,6 +148,7 @@ def plain_spec(**changes):
     )
 
 
+@pytest.mark.slow
 def test_latent_walks_keep_the_generators_distribution():
     """At inverse temperature 0 the chain's inputs stay uniform: it sees no walls."""
     with jax.enable_x64(False):
@@ -162,6 +163,7 @@ def test_latent_walks_keep_the_generators_distribution():
     np.testing.assert_allclose(walk.x, made, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_against_a_fixed_energy_the_generator_collapses_and_in_the_game_it_does_not():
     """Trap K1: without entropy only the game keeps it from the energy's minimum."""
 

@@ -154,6 +154,7 @@ def test_step_is_algorithm_1(x, changes):
         )
 
 
+@pytest.mark.slow
 def test_printed_order_updates_the_energy_first(x):
     first, second = spec(), spec(generator_first=False)
     state, after, _ = trained(second, x)
@@ -175,6 +176,7 @@ def test_printed_order_updates_the_energy_first(x):
     )
 
 
+@pytest.mark.slow
 def test_metrics_describe_the_last_update(x):
     _, after, metrics = trained(spec(num_energy_updates=1), x[:1])
     assert metrics["energy_gap"] == metrics["energy_fake"] - metrics["energy_real"]
@@ -272,6 +274,7 @@ def test_running_averages_are_what_the_model_uses(x):
     np.testing.assert_allclose(meg.energy(chosen, after, x[0]), energies)
 
 
+@pytest.mark.slow
 def test_refined_negatives_have_lower_energy(x):
     chosen = spec(refinement=meg.Refinement(5, step_size=0.05, inverse_temperature=20))
     state = meg.init(chosen, jax.random.key(0), x[0])
@@ -315,6 +318,7 @@ def test_score_weight_bounds_the_energy_scale():
     assert late < 1.05 * early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -329,6 +333,7 @@ def test_micro_batches_change_nothing_but_memory(x, changes):
     close(parts[1:], whole[1:])
 
 
+@pytest.mark.slow
 def test_micro_batches_of_the_energy_see_the_whole_batch_normalised(x):
     chosen = spec(generator=Generator(normalise=True))
     state = meg.init(chosen, jax.random.key(0), x[0])

@@ -112,10 +112,38 @@ def test_epsilon_is_trained_by_its_own_log_determinant():
     spec = specification()._replace(log_density_fn=lambda x: 0.0 * jnp.sum(x))
     state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
     x = normal(jax.random.key(1), BATCH)
-    gradient = jax.grad(lambda params: proposal.loss(spec, state, x, x, params)[0])(
-        state.proposal.params
-    )
+    loss = jax.jit(lambda params: proposal.loss(spec, state, x, x, params)[0])
+    gradient = jax.jit(jax.grad(loss))(state.proposal.params)
     np.testing.assert_allclose(gradient["log_epsilon"], -2 * BETA, rtol=1e-5)
+
+
+def test_relative_entropy_is_largest_for_draws_of_the_target():
+    """x' = (1 - e^2) x + e z on N(0, I): at e = 1 a draw, whatever x."""
+    spec = specification()._replace(log_density_fn=lambda x: -0.5 * jnp.sum(x**2))
+    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    params = state.proposal.params
+    bias = jnp.zeros((2, 3)).at[:, 1].set(jnp.log(2.0)).ravel()
+    params["coefficient_net"]["outputs_0"]["bias"] = bias
+    x, noise = normal(jax.random.key(1), 20_000), normal(jax.random.key(2), 20_000)
+    heavy = state.replace(entropy_weight=jnp.float32(1e4))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def slope(relative, log_epsilon):
+        def entropy(log_epsilon):
+            moved = params | {"log_epsilon": log_epsilon}
+            value, _ = proposal.loss(
+                spec._replace(relative=relative), heavy, x, noise, moved
+            )
+            return -value / 1e4
+
+        return jax.grad(entropy)(log_epsilon)
+
+    for log_epsilon in (-0.2, 0.0, 0.2):
+        squared = np.exp(2 * log_epsilon)
+        # Of -KL, two dimensions: with variance e^2 and mean (1 - e^2) x.
+        exact = -2 * (squared - 1 - 2 * squared * (1 - squared))
+        np.testing.assert_allclose(slope(True, log_epsilon), exact, atol=0.06)
+        np.testing.assert_allclose(slope(False, log_epsilon), 2, atol=0.01)
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -174,6 +202,7 @@ def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
     assert np.isin(starts[:, 0], after.positions[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_whitenings_frame_a_proposal_by_the_chains():
     """A target of correlation 0.98 and deviations 0.1 and 10, far from its starts."""
     covariance = np.array([[0.01, 0.98], [0.98, 100.0]])
@@ -216,6 +245,7 @@ def test_proposals_that_leave_the_floats_stop_nothing():
     assert all(np.all(np.isfinite(p)) for p in jax.tree.leaves(after.proposal.params))
 
 
+@pytest.mark.slow
 def test_training_raises_entropy_and_keeps_the_target():
     """Exact draws, 300 steps; the trained chain then samples the crescent."""
     spec = specification(

@@ -172,6 +172,7 @@ def test_the_kernel_walks_on_images():
     np.testing.assert_allclose(chain.aux, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_devices_agree():
     """MALA on a small energy, a batch of eight chains on one device and on eight."""
     spec = replay.Spec(

@@ -50,6 +50,7 @@ def walked(walker, num_chains, num, log_density_fn=gaussian):
     return before, after, start, positions, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WALKERS)
 def test_where_all_is_accepted_by_hand(name):
     """A flat density, three moves: both propose N(., 2 a I), and want to reach further."""
@@ -77,6 +78,7 @@ def test_where_all_is_accepted_by_hand(name):
         np.testing.assert_allclose(after / before, (1 + 0.1 * 0.4) ** 3, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_move_of_mala_is_the_kernels():
     _, _, start, positions, found = walked(langevin(), 10, 1)
     key = jax.random.split(jax.random.split(jax.random.key(0), 3)[2], 1)[0]
@@ -106,6 +108,7 @@ def without_hastings_neural(key, log_ratio, state, proposed):
     return kernel.metropolis(key, log_ratio, state, proposed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", [False, True])
 @pytest.mark.parametrize("name", WALKERS)
 def test_chains_stay_at_their_gaussian(name, mutant, monkeypatch):

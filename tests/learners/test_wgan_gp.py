@@ -207,6 +207,7 @@ def test_a_linear_critic_finds_the_shift():
     np.testing.assert_allclose(found["wasserstein"], slope * distance, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_trained_critic_finds_the_distance_and_the_sign():
     # On the side to which the fresh energy falls: on a line its slope cannot turn
     # round, since the penalty keeps it from 0.
@@ -228,6 +229,7 @@ def test_a_trained_critic_finds_the_distance_and_the_sign():
     assert np.mean(at_data < np.median(at_noise)) > 0.95
 
 
+@pytest.mark.slow
 def test_per_pixel_penalty_lets_images_slope_by_the_root_of_their_pixels():
     """Alone, the penalties draw |grad E| of 4 pixels to 1 and to sqrt 4."""
     real = jnp.zeros((8, 2, 2, 1))
@@ -299,6 +301,7 @@ def test_one_and_eight_devices_agree():
     close(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", PENALTIES, ids=["per_example", "per_pixel"])
 def test_micro_batches_change_nothing_but_memory(x, penalty):
     _, *whole = trained(spec(penalty=penalty), x)
@@ -306,6 +309,7 @@ def test_micro_batches_change_nothing_but_memory(x, penalty):
     close(parts, whole)
 
 
+@pytest.mark.slow
 def test_the_data_of_micro_batches_stay_on_their_devices():
     """Eight devices agree with one, and pass nothing on but sums."""
     chosen = spec(num_microbatches=2, num_energy_updates=1)

@@ -84,6 +84,7 @@ def test_value_and_gradients_are_those_of_lax(geometry):
     assert_close(*gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_transposed_is_the_adjoint(geometry):
     """<conv(x), y> = <x, conv^T(y)>, and so for its own gradients."""
@@ -184,6 +185,7 @@ def test_bfloat16_in_and_out():
     assert all(g.dtype == jnp.bfloat16 for g in vjp(half[2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [2, 4, 8])
 def test_few_channels_multiply_padding_to_the_same_end(side, monkeypatch):
     geometry = convolution.Geometry(5, 2, 2, (side, side))

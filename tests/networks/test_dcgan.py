@@ -36,6 +36,7 @@ def test_shapes_and_parameter_counts_by_hand(channels):
     assert num_params(variables) == seed + kernels + biases + norms
 
 
+@pytest.mark.slow
 def test_sides_of_the_maps():
     """14, 7, 4, 2 inwards and 2, 4, 7, 14, 28 outwards."""
 
@@ -68,6 +69,7 @@ def test_inference_mode_does_not_couple_examples():
     assert set(moved["batch_stats"]) == {"norm_0", "norm_1", "norm_2", "norm_3"}
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_with_float32_parameters():
     x, z = jnp.ones((2, 28, 28, 1)), jax.random.normal(KEY, (2, 4))
     half = jnp.bfloat16

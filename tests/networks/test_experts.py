@@ -64,6 +64,7 @@ def test_a_quadratic_term_bounds_the_energy_from_below():
     assert jnp.min(bare.apply(values, x)) < -100
 
 
+@pytest.mark.slow
 def test_shapes_and_names():
     x = jnp.zeros((4, 3, 3, 1))
     model = experts.Experts(experts.Features((8, 6)), 5, visible_std=1.0, linear=True)

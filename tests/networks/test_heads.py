@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen
 
 from megjax.networks import dcgan, heads, ladder, mlp
@@ -36,6 +37,7 @@ def statistics_case():
     return statistics, statistics.init(KEY, x, z), x, z
 
 
+@pytest.mark.slow
 def test_statistics_by_parts():
     statistics, variables, x, z = statistics_case()
     params = variables["params"]

@@ -64,6 +64,7 @@ def test_default_init_is_pytorchs():
     assert top["kernel"].std() == pytest.approx(0.02 * 8**0.5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_with_float32_parameters():
     x, z = jnp.ones((2, 8, 8, 1)), jnp.ones((2, 4))
     half = jnp.bfloat16
@@ -87,6 +88,7 @@ def test_oblong_images_are_refused():
         ladder.Trunk(8).init(KEY, jnp.ones((1, 8, 16, 1)))
 
 
+@pytest.mark.slow
 def test_recomputation_changes_nothing_but_memory(float64):
     """Same parameters; energies, penalties, images, statistics and gradients alike."""
     x = jax.random.normal(KEY, (3, 16, 16, 1))
@@ -118,6 +120,7 @@ def test_recomputation_changes_nothing_but_memory(float64):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains():
     """Two iterations of MEG: finite, parameters in float32, every kernel moves.
 

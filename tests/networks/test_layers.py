@@ -84,6 +84,7 @@ def test_default_initialisation_fills_pytorchs_bounds(layer, shape, fan_in):
     assert 0.7 * bound < jnp.abs(params["bias"]).max() <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [layers.Convolution, layers.TransposedConvolution])
 def test_normal_initialisation_leaves_the_bias_uniform(layer):
     module = layer(64, 5, 2, 2, kernel_std=0.02)

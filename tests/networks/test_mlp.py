@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from megjax.networks import heads, mlp
 
@@ -27,6 +28,7 @@ def test_parameter_counts_by_hand():
     assert num_params(generator, jnp.ones((1, 32)), train=True) == expected
 
 
+@pytest.mark.slow
 def test_statistics_is_a_perceptron_on_the_concatenation():
     statistics = mlp.Statistics((8, 6), slope=0.2)
     x, z = jax.random.normal(KEY, (5, 3)), jax.random.normal(KEY, (2, 5, 4))

@@ -74,6 +74,7 @@ def test_value_and_gradient_are_those_of_the_double_backward_pass(name):
             jax.tree.map(close, gradient, unpenalised)
 
 
+@pytest.mark.slow
 def test_energies_and_scores_are_those_of_the_objectives():
     energy, params, x = case("mlp")
     ours = piecewise.penalised_energy(energy, params, x, WEIGHT)

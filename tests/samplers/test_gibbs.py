@@ -58,6 +58,7 @@ def test_a_step_is_a_sweep_of_the_family():
         np.testing.assert_array_equal(got, wanted[0])
 
 
+@pytest.mark.slow
 def test_models_without_hidden_units():
     family = ising.family(3, edges=np.array([[0, 1], [1, 2]]))
     params = family.init(jax.random.key(0))

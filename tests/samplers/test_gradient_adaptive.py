@@ -38,6 +38,7 @@ def test_factor_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_the_shape_of_a_narrow_normal_is_learned():
     x = SCG.sample(jax.random.key(0), 32)
     states, adaptation = learned(

@@ -223,6 +223,7 @@ MEAN, FACTOR = np.array([0.5, -1.0, 2.0]), np.linalg.cholesky(COVARIANCE)
 FRAME = neural.Frame(jnp.asarray(MEAN), jnp.asarray(FACTOR))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_frame_is_a_similarity(gradient):
     """Proposals for N(m, L L^T) in its frame are m + L y of those for N(0, I)."""
@@ -392,6 +393,7 @@ def mutant(mistake, target):
 MISTAKES = ("no log-determinant", "wrong mask", "stale gradient", "reused key")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_ranks_of_random_weights(gradient):
     moon = targets.moon()
@@ -411,6 +413,7 @@ def test_p_values_of_twenty_seeds_are_not_small_together():
     assert stats.kstest(found, "uniform", alternative="greater").pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["", *MISTAKES])
 def test_mutants_fail_the_rank_test(mistake):
     moon = targets.moon()
@@ -441,6 +444,21 @@ def test_masks_keep_half_and_differ():
     np.testing.assert_array_equal(board[0], board[1])
     np.testing.assert_array_equal(board[0, :, :, 0], ~board[0, :, :, 1])
     np.testing.assert_array_equal(board[0, 0, :, 0], [True, False, True, False])
+
+
+@pytest.mark.parametrize("dim", [2, 5, 20])
+def test_separating_masks_part_every_two(dim):
+    num_steps = int(np.ceil(np.log2(dim)))
+    module = vectors(num_steps=2 * num_steps, shape=(dim,), halves="separating")
+    for seed in range(3):
+        variables = module.init(jax.random.key(seed), jnp.zeros(dim))
+        masks = variables["masks"]["kept"]
+        np.testing.assert_array_equal(np.sum(masks, axis=1), dim // 2)
+        for part in (masks[:num_steps], masks[num_steps:]):
+            assert len(np.unique(part, axis=1).T) == dim
+    assert dim == 2 or np.any(masks[:num_steps] != masks[num_steps:])
+    with pytest.raises(ValueError, match="halves='nope': choose one of random, se"):
+        vectors(halves="nope").init(jax.random.key(0), jnp.zeros(DIM))
 
 
 def test_gradients_are_counted():

@@ -98,6 +98,7 @@ HAMILTONIAN_MISTAKES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["", *LANGEVIN_MISTAKES, *HAMILTONIAN_MISTAKES])
 def test_mutants_fail(mistake):
     target = targets.moon()
