@@ -27,19 +27,8 @@ def get_config(name="german"):
     config.data_dir = ""
     config.width = 64
     proposal_icg.bootstrapped(config)
-    # Entropy relative to the target asks for what the acceptance asks for, so that its
-    # weight need not follow the acceptance: floor and ceiling hold it.
-    config.proposal.update(
-        {
-            "relative_entropy": True,
-            "entropy_weight": 3.0,
-            "entropy_weight_floor": 3.0,
-            "entropy_weight_ceiling": 3.0,
-            "learning_rate": 3e-3,
-            "whitenings": 3,
-            "burn_in": 150,
-        }
-    )
+    proposal_icg.relative(config)
+    config.proposal.update({"learning_rate": 3e-3, "whitenings": 3, "burn_in": 150})
     config.train.num_steps = 5000
     config.build = build
     return config
