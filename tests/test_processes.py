@@ -115,6 +115,7 @@ def test_two_processes_are_one_with_as_many_devices(name, folder, tmp_path):
     together.trained(name, tmp_path)
     found = [metrics.read(one / name) for one in (folder, tmp_path)]
     steps = [[line for line in lines if line["step"] < 20] for lines in found]
+    assert [line["step"] for line in steps[0]] == list(range(1, 20))
     same(*steps)
 
 

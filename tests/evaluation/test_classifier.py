@@ -203,13 +203,8 @@ def test_a_place_that_cannot_be_is_told_before_training(monkeypatch, tmp_path, d
     (tmp_path / "file").touch()
     names = ("data_dir", "image_size", "num_epochs", "width", "seed")
     given = dict.fromkeys(names) | {"data": "digits", "out": tmp_path / "file/in"}
-    monkeypatch.setattr(
-        *(
-            classifier,
-            "flags",
-            types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given)),
-        )
-    )
+    flags = types.SimpleNamespace(FLAGS=types.SimpleNamespace(**given))
+    monkeypatch.setattr(classifier, "flags", flags)
     monkeypatch.setattr(images, "labelled", lambda *_, **__: digits[0])
     monkeypatch.setattr(classifier, "trained", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(NotADirectoryError):

@@ -147,11 +147,8 @@ def test_step_is_algorithm_1(x, changes):
         jax.random.key(1), state, x
     )
     for player, expected in zip(("energy", "generator", "statistics"), (theta, w, phi)):
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12),
-            getattr(after, player).params,
-            expected,
-        )
+        assert furthest(getattr(state, player).params, expected) > 1e-4
+        close(getattr(after, player).params, expected)
 
 
 @pytest.mark.slow
@@ -328,9 +325,10 @@ def test_score_weight_bounds_the_energy_scale():
 )
 def test_micro_batches_change_nothing_but_memory(x, changes):
     """With bounds that are means over examples, and without batch normalisation."""
-    whole = trained(spec(**changes), x)
-    parts = trained(spec(num_microbatches=4, **changes), x)
-    close(parts[1:], whole[1:])
+    start, *whole = trained(spec(**changes), x)
+    _, *parts = trained(spec(num_microbatches=4, **changes), x)
+    assert furthest(start.statistics.params, whole[0].statistics.params) > 1e-4
+    close(parts, whole)
 
 
 @pytest.mark.slow
@@ -354,6 +352,12 @@ def test_micro_batches_of_the_energy_see_the_whole_batch_normalised(x):
     )
     close(norm_parts["mean"], norm["mean"], rtol=1e-6)
     assert not np.allclose(norm_parts["var"], norm["var"], rtol=1e-3)
+
+
+def furthest(a, b):
+    """Largest difference between numbers of two trees."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(np.max(np.abs(one - other)) for one, other in pairs)
 
 
 def close(a, b, rtol=1e-9):

@@ -90,6 +90,9 @@ def test_a_warm_up_in_pieces_equals_the_warm_up_in_one():
     run = jax.jit(run, static_argnums=2)
     whole = run(*start, 10)
     pieces = run(*run(*start, 4), 6)
+    moved = np.any(whole[0].position != start[0].position, axis=1)
+    assert moved.mean() > 0.5
+    assert adaptation.step_size(whole[1]) != adaptation.step_size(start[1])
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5), whole, pieces
     )
