@@ -80,9 +80,8 @@ class Proposal(linen.Module):
         """
         inputs = (x, kept) if self.gradient == "none" else (x, kept, gradient)
         out = self.coefficient_net(n, jnp.concatenate(inputs, axis=-1))
-        out = out.reshape(*self.shape, 3)
-        scale = self.bound * jnp.tanh(out[..., 0] / self.bound)
-        return scale, out[..., 1], out[..., 2]
+        scale, stretch, shift = jnp.split(out, 3, axis=-1)
+        return self.bound * jnp.tanh(scale / self.bound), stretch, shift
 
     def displacement(self, n: int, x: Array, kept: Array) -> Array:
         """R of step n, two of [*shape] -> [*shape]."""

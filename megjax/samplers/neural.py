@@ -171,22 +171,22 @@ def forward(
 
     slope_fn: (n, kept half) -> gradient of the energy that step n sees [...].
     """
-    z, log_det = normal, 0.0
+    z, expansion = normal, 0.0
     for n, kept in _halves(flow):
         scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
         z = kept * z + (1 - kept) * (z * jnp.exp(scale) - shift)
-        log_det += jnp.sum((1 - kept) * scale)
-    return z, log_det
+        expansion += (1 - kept) * scale
+    return z, jnp.sum(expansion)
 
 
 def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, Array]:
     """The draw [...] with f(normal; x) = z, and log |det dz / dnormal| [] there."""
-    log_det = 0.0
+    expansion = 0.0
     for n, kept in _halves(flow)[::-1]:
         scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
         z = kept * z + (1 - kept) * (z + shift) * jnp.exp(-scale)
-        log_det += jnp.sum((1 - kept) * scale)
-    return z, log_det
+        expansion += (1 - kept) * scale
+    return z, jnp.sum(expansion)
 
 
 def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:

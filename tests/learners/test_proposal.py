@@ -35,11 +35,14 @@ def specification(gradient="displaced", **fields):
     return proposal.Spec(MOON.log_density, module, normal, **fields)
 
 
+def fresh_state(spec):
+    init = jax.jit(functools.partial(proposal.init, spec))
+    return init(jax.random.key(0), jnp.zeros((BATCH, 2)))
+
+
 def noisy_state(spec, scale=0.3):
     """A state whose last layers are not zero."""
-    state = jax.jit(functools.partial(proposal.init, spec))(
-        jax.random.key(0), jnp.zeros((BATCH, 2))
-    )
+    state = fresh_state(spec)
     flat, unravel = ravel_pytree(state.proposal.params)
     noise = scale * jax.random.normal(jax.random.key(1), flat.shape)
     player = state.proposal.replace(params=unravel(flat + noise))
@@ -110,7 +113,7 @@ def test_an_sgd_step_ascends_the_objective_by_finite_differences():
 def test_epsilon_is_trained_by_its_own_log_determinant():
     """Where all proposals are accepted the slope in log epsilon is beta d."""
     spec = specification()._replace(log_density_fn=lambda x: 0.0 * jnp.sum(x))
-    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    state = fresh_state(spec)
     x = normal(jax.random.key(1), BATCH)
     loss = jax.jit(lambda params: proposal.loss(spec, state, x, x, params)[0])
     gradient = jax.jit(jax.grad(loss))(state.proposal.params)
@@ -120,9 +123,9 @@ def test_epsilon_is_trained_by_its_own_log_determinant():
 def test_relative_entropy_is_largest_for_draws_of_the_target():
     """x' = (1 - e^2) x + e z on N(0, I): at e = 1 a draw, whatever x."""
     spec = specification()._replace(log_density_fn=lambda x: -0.5 * jnp.sum(x**2))
-    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    state = fresh_state(spec)
     params = state.proposal.params
-    bias = jnp.zeros((2, 3)).at[:, 1].set(jnp.log(2.0)).ravel()
+    bias = jnp.zeros((3, 2)).at[1].set(jnp.log(2.0)).ravel()
     params["coefficient_net"]["outputs_0"]["bias"] = bias
     x, noise = normal(jax.random.key(1), 20_000), normal(jax.random.key(2), 20_000)
     heavy = state.replace(entropy_weight=jnp.float32(1e4))
@@ -235,7 +238,7 @@ def test_whitenings_frame_a_proposal_by_the_chains():
 def test_proposals_that_leave_the_floats_stop_nothing():
     spec = specification(optimizer=proposal.amsgrad(0.1))
     spec = spec._replace(log_density_fn=lambda x: jnp.log(x[0]) - jnp.sum(x**2))
-    state = proposal.init(spec, jax.random.key(0), jnp.zeros((BATCH, 2)))
+    state = fresh_state(spec)
     x = jnp.ones((1, 400, 2))
     after, found = jax.jit(functools.partial(proposal.step, spec))(
         jax.random.key(1), state, x

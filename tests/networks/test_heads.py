@@ -30,16 +30,16 @@ def test_energy_knows_whether_it_is_piecewise_linear():
     assert not heads.Energy(Smooth()).piecewise_linear
 
 
-def statistics_case():
-    statistics = heads.Statistics(ladder.Trunk(8), latent_dim=3, width=5)
+def statistics_inputs():
     x = jax.random.normal(KEY, (4, 8, 8, 1))
     z = jax.random.normal(KEY, (2, 4, 3))
-    return statistics, statistics.init(KEY, x, z), x, z
+    return heads.Statistics(ladder.Trunk(8), latent_dim=3, width=5), x, z
 
 
 @pytest.mark.slow
 def test_statistics_by_parts():
-    statistics, variables, x, z = statistics_case()
+    statistics, x, z = statistics_inputs()
+    variables = statistics.init(KEY, x, z)
     params = variables["params"]
     features = ladder.Trunk(8).apply({"params": params["trunk"]}, x)
     layer = params["projection"]
@@ -56,7 +56,8 @@ def test_statistics_by_parts():
 
 
 def test_the_trunk_runs_once_for_all_latents():
-    statistics, variables, x, z = statistics_case()
+    statistics, x, z = statistics_inputs()
+    variables = jax.eval_shape(statistics.init, KEY, x, z)
     calls = []
 
     def count(next_fun, args, kwargs, context):
@@ -65,7 +66,7 @@ def test_the_trunk_runs_once_for_all_latents():
         return next_fun(*args, **kwargs)
 
     with linen.intercept_methods(count):
-        logits = statistics.apply(variables, x, jnp.tile(z, (8, 1, 1)))
+        logits = jax.eval_shape(statistics.apply, variables, x, jnp.tile(z, (8, 1, 1)))
     assert logits.shape == (16, 4) and calls.count("trunk") == 1
 
 
@@ -73,6 +74,6 @@ def test_outputs_of_a_bfloat16_trunk_are_float32():
     trunk = ladder.Trunk(8, dtype=jnp.bfloat16)
     x, z = jnp.ones((2, 8, 8, 1)), jnp.ones((2, 3))
     statistics = heads.Statistics(trunk, latent_dim=3, width=5)
-    logits, variables = statistics.init_with_output(KEY, x, z)
+    logits, variables = jax.eval_shape(statistics.init_with_output, KEY, x, z)
     assert logits.dtype == jnp.float32
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
