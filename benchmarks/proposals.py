@@ -265,6 +265,7 @@ COLUMNS = {
     "same per gradient ": "ess_per_gradient",
     "Geyer, x0": "ess_geyer_x0",
     "cut, x0": "ess_above_x0",
+    "cut, least of the others": "ess_above_others",
     "Geyer, least, per second": "ess_per_second",
     "R-hat": "r_hat",
     "mean error": "mean_error",
@@ -318,7 +319,7 @@ def _cells(row, name, label, found) -> Sequence:
     """found: what was measured, of every seed."""
     pairs = {"per_5000": "ess_above", "published_per_5000": "ess_above_published"}
     found = [
-        each | {name: 5000 * each[of] for name, of in pairs.items() if of in each}
+        each | {cell: 5000 * each[of] for cell, of in pairs.items() if of in each}
         for each in found
     ]
     values = []

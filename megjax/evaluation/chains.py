@@ -144,9 +144,10 @@ def report(
     there is one; ess_above and ess_first, divided by the known variance too, as the
     tables of the proposal paper; all three minima over coordinates. ess_trace (L2HMC)
     is of all coordinates together, ess_geyer_x0 and ess_above_x0 of the first, on which
-    a funnel hangs. ess_per_gradient and ess_per_second divide ess_geyer: by the target's
-    gradients in a transition, reverse move included, and by `seconds`, the wall time of
-    all draws of all chains.
+    a funnel hangs; ess_above_others, where there are others, is the minimum over them.
+    ess_per_gradient and ess_per_second divide ess_geyer: by the target's gradients in a
+    transition, reverse move included, and by `seconds`, the wall time of all draws of
+    all chains.
 
     Also the largest R-hat, the sum of expected squared jumps, the smallest of them in
     units of twice the variance (1 - the lag-1 autocorrelation, which shorter runs can
@@ -175,6 +176,8 @@ def report(
         ),
         "r_hat": max(r_hat(x[..., i]) for i in range(x.shape[2])),
     }
+    if x.shape[2] > 1:
+        metrics["ess_above_others"] = float(np.min(above[1:]))
     if seconds is not None:
         draws = x.shape[0] * x.shape[1]
         metrics["ess_per_second"] = metrics["ess_geyer"] * draws / seconds

@@ -25,6 +25,10 @@ HALVES = ("random", "separating")
 class Proposal(linen.Module):
     """The parameters of a proposal; functions of one example for `samplers.neural`.
 
+    What `Vectors` and `Images` differ in they define: `conditioner(num_outputs, last)`,
+    the network behind that many numbers per element, `last` its last activation; and
+    `initial_masks()`, ones where a step keeps, bool [N, *shape].
+
     shape: of an example. width: of hidden layers. num_steps: N in the paper.
     gradient: where the sampler asks for dU: "displaced" at x + R(x, kept half) as the
         paper; "position" at x, its variant without R (that is R = 0; its code adds this
@@ -87,14 +91,6 @@ class Proposal(linen.Module):
         """R of step n, two of [*shape] -> [*shape]."""
         out = self.displacement_net(n, jnp.concatenate((x, kept), axis=-1))
         return out.reshape(self.shape)
-
-    def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
-        """The network behind num_outputs numbers per element; `last`: activation."""
-        raise NotImplementedError
-
-    def initial_masks(self) -> Array:
-        """Ones where a step keeps, bool [N, *shape]."""
-        raise NotImplementedError
 
 
 class Vectors(Proposal):

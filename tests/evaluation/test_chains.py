@@ -193,6 +193,11 @@ def test_report_of_an_autoregression():
     np.testing.assert_allclose(found["ess_per_second"], worst * 80_000, rtol=0.08)
     np.testing.assert_allclose(found["ess_geyer_x0"], 1 / 3, rtol=0.08)
     assert found["ess_above"] < found["ess_geyer_x0"] < found["ess_above_x0"] < 0.4
+    assert found["ess_above_others"] == found["ess_above"]
+    turned = chains.report(
+        x[..., ::-1], gradients_per_draw=4, mean=np.ones(2), variance=np.array([4.0, 1])
+    )
+    np.testing.assert_allclose(turned["ess_above_others"], found["ess_above_x0"])
     assert worst < found["ess_above"] < found["ess_first"] * 1.1
     assert found["ess_above"] < found["ess_trace"] < found["ess_geyer_x0"]
     np.testing.assert_allclose(found["squared_jump"], 1 + 4 * 0.2, rtol=0.05)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import close
 
 from megjax import objectives, sampling
 from megjax.learners import deep_directed
@@ -43,12 +44,6 @@ def initial(learner, x):
     """A fresh state, of which the layers make float32, in float64."""
     state = jax.jit(learner.init)(jax.random.key(0), x[0])
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state)
-
-
-def close(a, b, rtol=1e-9):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-12), a, b
-    )
 
 
 def alternated(spec, entropy_weight, score_weight, key, state, x):

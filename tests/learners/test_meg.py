@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import close, furthest
 
 from megjax import objectives
 from megjax.learners import learner, meg
@@ -352,15 +353,3 @@ def test_micro_batches_of_the_energy_see_the_whole_batch_normalised(x):
     )
     close(norm_parts["mean"], norm["mean"], rtol=1e-6)
     assert not np.allclose(norm_parts["var"], norm["var"], rtol=1e-3)
-
-
-def furthest(a, b):
-    """Largest difference between numbers of two trees."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(np.max(np.abs(one - other)) for one, other in pairs)
-
-
-def close(a, b, rtol=1e-9):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-12), a, b
-    )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import close, furthest
 
 from megjax import parallel
 from megjax.learners import wgan_gp
@@ -72,18 +73,6 @@ def spec(**changes):
 @pytest.fixture
 def x():
     return jax.random.normal(jax.random.key(5), (2, 16, 2, 2, 3))
-
-
-def furthest(a, b):
-    """Largest difference between numbers of two trees."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(np.max(np.abs(one - other)) for one, other in pairs)
-
-
-def close(a, b, rtol=1e-9):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-12), a, b
-    )
 
 
 def trained(spec, x):
