@@ -39,8 +39,8 @@ def get_config():
     config.proposal.update(
         {
             "flow_steps": 1,
-            # E(G(z)) is piecewise linear: gradients through dU miss its kinks, and R,
-            # which has no others, costs four gradients for one.
+            # E(G(z)) is piecewise linear, and gradients through dU at x + R miss its
+            # kinks. Without R a transition costs one gradient, not four.
             "gradient": "position",
             "relative_entropy": True,
             "target_acceptance": 0.5,
