@@ -27,7 +27,10 @@ KEEP_DRAWS = flags.DEFINE_bool(
 )
 STEP_SIZE = flags.DEFINE_float("step_size", None, "Default: tuned in a warm-up.")
 INVERSE_TEMPERATURE = flags.DEFINE_float(
-    "inverse_temperature", 1.0, "Factor of the energy; 0 gives the generator back."
+    "inverse_temperature",
+    None,
+    "Factor of the energy; 0 gives the generator back. Default: the one that --proposal "
+    "was trained for, or 1.",
 )
 PRIOR = flags.DEFINE_enum(
     "prior", "gaussian", ["none", "gaussian"], "Of the latents; none as in the paper."
@@ -55,7 +58,7 @@ def kernel(restored, proposal):
     if KERNEL.value in ("gibbs", "neural") and STEP_SIZE.value is not None:
         raise ValueError(f"--kernel={KERNEL.value} has no --step_size: leave it out")
     if KERNEL.value == "gibbs":
-        if INVERSE_TEMPERATURE.value != 1 or SPACE.value != "data":
+        if INVERSE_TEMPERATURE.value not in (None, 1) or SPACE.value != "data":
             raise ValueError(
                 "--kernel=gibbs sweeps the units themselves: use --space=data and "
                 "--inverse_temperature=1"
@@ -65,6 +68,13 @@ def kernel(restored, proposal):
         return sampling.trained(proposal.experiment.learner, proposal.state), None
     module = {"mala": mala, "rwm": rwm, "hmc": hmc}[KERNEL.value]
     return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
+
+
+def inverse_temperature(proposal):
+    """--inverse_temperature; left out, what the run --proposal was trained for, or 1."""
+    if INVERSE_TEMPERATURE.value is not None:
+        return INVERSE_TEMPERATURE.value
+    return proposal.config.get("inverse_temperature", 1.0) if PROPOSAL.value else 1.0
 
 
 def labels(restored, proposal):
@@ -122,7 +132,7 @@ def main() -> int:
                 burn_in=BURN_IN.value,
                 thin=THIN.value,
                 step_size=STEP_SIZE.value,
-                inverse_temperature=INVERSE_TEMPERATURE.value,
+                inverse_temperature=inverse_temperature(proposal),
                 prior=PRIOR.value,
                 kernel_fn=kernel_fn,
                 target_acceptance=target_acceptance,

@@ -64,6 +64,8 @@ def defaults():
     entropy_weight_rate: at which the weight follows the acceptance; 0 holds it.
     relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
         the paper, for the proposal's own.
+    path_gradient: of the relative entropy, with less noise where the proposal is near
+        the target, and more far from it (`learners.proposal.Spec`).
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
         "separating" (`networks.proposal.Vectors`).
     """
@@ -79,6 +81,7 @@ def defaults():
         "entropy_weight_floor": 1e-3,
         "entropy_weight_ceiling": 1e3,
         "relative_entropy": False,
+        "path_gradient": False,
         "stop_gradient": False,
         "buffer_size": 0,
         "burn_in": 500,
@@ -227,12 +230,18 @@ def objective(config, num_updates):
     names += ("entropy_weight_ceiling",)
     for field in (*names, "schedule_warmup"):
         base.at_least(f"proposal.{field}", settings[field], 0)
+    if settings.path_gradient and not settings.relative_entropy:
+        raise ValueError(
+            "config.proposal.path_gradient=True: this is one of the relative entropy; "
+            "give relative_entropy=True as well, or path_gradient=False"
+        )
     target_acceptance(config)
     return {
         "weight": proposal.EntropyWeight(
             settings.target_acceptance, *(settings[name] for name in names)
         ),
         "relative": settings.relative_entropy,
+        "path_gradient": settings.path_gradient,
         "stop_gradient": settings.stop_gradient,
         "optimizer": optimizer(settings, num_updates),
     }

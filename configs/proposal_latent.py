@@ -2,8 +2,7 @@
 
 python train.py --config=configs/digits.py
 python train.py --config=configs/proposal_latent.py --config.target=runs/digits
-python sample.py --workdir=runs/digits --inverse_temperature=5 --kernel=neural \
-    --proposal=runs/proposal_latent
+python sample.py --workdir=runs/digits --kernel=neural --proposal=runs/proposal_latent
 python evaluate.py --workdir=runs/proposal_latent
 
 Measured on the digits of the demo: two minutes of training and three of comparison on

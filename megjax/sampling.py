@@ -347,6 +347,7 @@ def _walk(course, index, group, step_size) -> walks.Walk:
         step_size=step_size,
         burn_in=plan.burn_in,
         thin=plan.thin,
+        inverse_temperature=group.inverse_temperature,
         **{name: np.concatenate(v, axis=1) for name, v in records.items()},
     )
 

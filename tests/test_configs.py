@@ -466,6 +466,7 @@ def test_a_run_of_another_version_is_told(made_up):
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
         ("proposal_scg", {"proposal.halves": "x"}, "halves='x': choose one of random"),
         ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
+        ("proposal_moon", {"proposal.path_gradient": True}, "=True: this is one of th"),
         ("ebm_digits", {"alpha": 0.5}, "config.alpha=0.5: give a number between"),
         ("ebm_digits", {"num_levels": 1}, "config.num_levels=1: give at least 2"),
         ("ebm_digits", {"sampler": "hmc"}, "config.sampler='hmc': choose one of neu"),

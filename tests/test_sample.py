@@ -19,6 +19,7 @@ import jax, jax.numpy as jnp
 import sample
 from megjax import command, journal, training
 from megjax.learners.learner import Learner
+from megjax.samplers import mala
 
 # Three coordinates have no pictures.
 dim = 3 if "--space=data" in sys.argv else 2
@@ -31,9 +32,15 @@ learner = Learner(
     generate=lambda state, z: state * z,
 )
 
+def kernel(state, log_density_fn, has_aux):
+    return mala.mala(log_density_fn, step_size=0.1, has_aux=has_aux)
+
 def restore(workdir):
-    built = types.SimpleNamespace(learner=learner)
-    return training.Restored(None, built, jnp.float32(1), 7)
+    config, made = {}, learner
+    if workdir.name == "proposal":
+        config, made = {"inverse_temperature": 3.0}, learner._replace(kernel=kernel)
+    built = types.SimpleNamespace(learner=made)
+    return training.Restored(config, built, jnp.float32(1), 7)
 
 training.restore = restore
 journal.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))
@@ -87,6 +94,18 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     done = sample(tmp_path, "--workdir=here", "--num=0")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: num=0, steps=100: both must be at least 1")
+
+
+@pytest.mark.parametrize(("given", "walked"), [((), 3.0), (("2",), 2.0)])
+def test_a_proposal_walks_at_the_temperature_that_it_was_trained_for(
+    given, walked, tmp_path
+):
+    flags = ["--workdir=run", "--kernel=neural", "--proposal=proposal", "--num=4"]
+    flags += [f"--inverse_temperature={value}" for value in given]
+    done = sample(tmp_path, *flags, "--steps=5", "--out=out")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["inverse_temperature"] == walked
 
 
 LONG = ("--workdir=run", "--steps=20000", "--num=4", "--burn_in=7", "--step_size=0.3")

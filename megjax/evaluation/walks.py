@@ -43,7 +43,7 @@ class Walk(NamedTuple):
     acceptance_prob, accepted, finite: of proposals, means over a record's [num, T].
     step_size: of the walk, NaN where there was none.
     landscape: for data in the plane.
-    burn_in: steps thrown away before.
+    burn_in: steps thrown away before. inverse_temperature: beta of the density.
     """
 
     x: np.ndarray
@@ -60,6 +60,7 @@ class Walk(NamedTuple):
     landscape: Landscape | None = None
     burn_in: int = 0
     thin: int = 1
+    inverse_temperature: float = 1.0
 
 
 def summary(walk: Walk) -> dict[str, float]:
@@ -75,6 +76,7 @@ def summary(walk: Walk) -> dict[str, float]:
         "num": len(walk.x),
         "steps": int(walk.times[-1]),
         **(long if walk.burn_in or walk.thin > 1 else {}),
+        "inverse_temperature": float(walk.inverse_temperature),
         "step_size": float(walk.step_size),
         **chains.acceptance(walk.acceptance_prob, walk.accepted, walk.finite),
         "energy_before": float(np.mean(walk.energy[:, 0])),
@@ -151,6 +153,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         change = f"{report['energy_before']:.4g} -> {report['energy_after']:.4g}"
         text = [
             *recorded,
+            f"beta          {_number(report['inverse_temperature'])}",
             f"step size     {_number(report['step_size'])}",
             f"acceptance    {acceptance}, lowest chain {lowest}",
             f"energy        {change} in {report['steps']} steps",

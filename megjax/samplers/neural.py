@@ -164,6 +164,19 @@ def move(
     return Move(proposed, log_ratio, log_det + z.size * flow.log_epsilon + volume)
 
 
+def log_density(
+    position: Array, state: State, *, log_density_fn: LogDensityFn, flow: Flow
+) -> Array:
+    """log q(position | state) [] of the proposal, but for the constant of its noise."""
+    slopes = functools.partial(
+        _slopes, flow, log_density_fn, has_aux=False, stop_gradient=False
+    )
+    x, _, volume = _framed(flow, state.position)
+    z = (_framed(flow, position)[0] - x) / jnp.exp(flow.log_epsilon)
+    normal, log_det = inverse(flow, x, z, slopes(state))
+    return -0.5 * jnp.sum(normal**2) - log_det - z.size * flow.log_epsilon - volume
+
+
 def forward(
     flow: Flow, x: Array, normal: Array, slope_fn: Callable
 ) -> tuple[Array, Array]:

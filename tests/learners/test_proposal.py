@@ -130,23 +130,57 @@ def test_relative_entropy_is_largest_for_draws_of_the_target():
     x, noise = normal(jax.random.key(1), 20_000), normal(jax.random.key(2), 20_000)
     heavy = state.replace(entropy_weight=jnp.float32(1e4))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def slope(relative, log_epsilon):
-        def entropy(log_epsilon):
-            moved = params | {"log_epsilon": log_epsilon}
-            value, _ = proposal.loss(
-                spec._replace(relative=relative), heavy, x, noise, moved
-            )
-            return -value / 1e4
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def entropy(relative, path_gradient, log_epsilon):
+        fields = {"relative": relative, "path_gradient": path_gradient}
+        moved = params | {"log_epsilon": log_epsilon}
+        value, _ = proposal.loss(spec._replace(**fields), heavy, x, noise, moved)
+        return -value / 1e4
 
-        return jax.grad(entropy)(log_epsilon)
-
+    slope = jax.grad(entropy, argnums=2)
     for log_epsilon in (-0.2, 0.0, 0.2):
         squared = np.exp(2 * log_epsilon)
         # Of -KL, two dimensions: with variance e^2 and mean (1 - e^2) x.
         exact = -2 * (squared - 1 - 2 * squared * (1 - squared))
-        np.testing.assert_allclose(slope(True, log_epsilon), exact, atol=0.06)
-        np.testing.assert_allclose(slope(False, log_epsilon), 2, atol=0.01)
+        np.testing.assert_allclose(slope(True, False, log_epsilon), exact, atol=0.06)
+        np.testing.assert_allclose(slope(True, True, log_epsilon), exact, atol=0.06)
+        np.testing.assert_allclose(slope(False, False, log_epsilon), 2, atol=0.01)
+        values = [entropy(True, path, log_epsilon) for path in (False, True)]
+        np.testing.assert_allclose(*values, rtol=1e-4)
+    # Of draws of the target the slope along the path is 0 one by one.
+    assert abs(slope(True, True, 0.0)) < 1e-5
+    assert abs(slope(True, False, 0.0)) > 1e-3
+
+
+@pytest.mark.slow
+def test_the_path_gradient_has_the_same_mean():
+    """Of parameters that do not make the target, over many draws of the noise."""
+    spec = specification(relative=True)
+    state = noisy_state(spec).replace(entropy_weight=jnp.float32(1e4))
+    x = jnp.tile(jnp.array([0.5, -3.0]), (4000, 1))
+    noise = normal(jax.random.key(5), len(x))
+    flat, unravel = ravel_pytree(state.proposal.params)
+    ways = jax.random.normal(jax.random.key(6), (4, len(flat))) / np.sqrt(len(flat))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def slopes(path_gradient):
+        chosen = spec._replace(path_gradient=path_gradient)
+
+        def loss(flat, x, noise):
+            params = unravel(flat)
+            return proposal.loss(chosen, state, x[None], noise[None], params)[0]
+
+        def one(pair):
+            return ways @ jax.grad(loss)(flat, *pair) / 1e4
+
+        return jax.lax.map(one, (x, noise), batch_size=500)
+
+    usual, path = (np.asarray(slopes(value)) for value in (False, True))
+    difference = usual - path
+    error = np.std(difference, axis=0) / np.sqrt(len(x))
+    scores = np.mean(difference, axis=0) / error
+    assert np.all(error > 0) and np.all(np.abs(scores) < 4), scores
+    assert np.max(np.abs(np.mean(usual, axis=0)) / error) > 20
 
 
 @pytest.mark.parametrize("stop", [False, True])

@@ -193,6 +193,41 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient):
     assert np.std(np.asarray(there)) > 0.5
 
 
+@pytest.mark.parametrize(
+    ("gradient", "framed"),
+    [
+        ("displaced", True),
+        pytest.param("displaced", False, marks=pytest.mark.slow),
+        pytest.param("position", True, marks=pytest.mark.slow),
+        pytest.param("none", False, marks=pytest.mark.slow),
+    ],
+)
+def test_log_density_of_proposals(gradient, framed):
+    """By the inverse at x' it is that of the noise, and makes the log-ratio."""
+
+    def pair(flow, key):
+        settings = {"log_density_fn": skewed, "flow": flow}
+        x, noise = jax.random.normal(key, (2, DIM))
+        start = neural.neural(**settings).init(x)
+        move = neural.move(noise, start, **settings)
+        there = neural.log_density(move.state.position, start, **settings)
+        back = neural.log_density(x, move.state, **settings)
+        change = move.state.log_density - start.log_density
+        made = -0.5 * jnp.sum(noise**2) - move.log_det
+        return there, made, change + back - there, move.log_ratio
+
+    with jax.enable_x64(True):
+        flow = random_flow(gradient)
+        if framed:
+            factor = jnp.linalg.cholesky(jnp.asarray(COVARIANCE))
+            flow = flow._replace(frame=neural.Frame(jnp.ones(DIM), factor))
+        keys = jax.random.split(jax.random.key(3), 50)
+        found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
+    there, made, ratio, right = found
+    np.testing.assert_allclose(there, made, rtol=1e-9)
+    np.testing.assert_allclose(ratio, right, rtol=1e-8, atol=1e-8)
+
+
 def moment_scores(learned, *, num_chains=4000, num_steps=20):
     """z-scores of all second moments of chains from exact draws; their acceptance."""
     factor = jnp.linalg.cholesky(jnp.asarray(COVARIANCE, jnp.float32))
