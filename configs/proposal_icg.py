@@ -64,8 +64,8 @@ def defaults():
     entropy_weight_rate: at which the weight follows the acceptance; 0 holds it.
     relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
         the paper, for the proposal's own.
-    path_gradient: of the relative entropy, with less noise where the proposal is near
-        the target, and more far from it (`learners.proposal.Spec`).
+    path_gradient: of the relative entropy, with less noise where proposals are nearly
+        draws of the target (`learners.proposal.Spec`); False for the usual one.
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
         "separating" (`networks.proposal.Vectors`).
     """
