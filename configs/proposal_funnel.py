@@ -10,7 +10,8 @@ N(0, exp(-x0)).
 
 Measured, effective draws of x0 in the paper's definition. :3, three seeds, 25 minutes
 each on one CPU core: 0.240 +- 0.027 a transition (paper 0.256), where HMC and NUTS have
-0.001. :1, seed 0, 20 minutes: 0.083 a gradient (paper 0.037), where NUTS has 4e-5.
+0.001. :1, three seeds, 20 minutes: 0.087 +- 0.004 a gradient (paper 0.037), where NUTS
+has 4e-5.
 """
 
 from configs import proposal_icg
