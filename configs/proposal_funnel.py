@@ -49,7 +49,8 @@ def get_config(std="3"):
         # A weight that rises with the acceptance takes 6000 updates to get as far as
         # this one in 300.
         proposal_icg.relative(config)
-        # Without R as good an update, in half of the time, and 1 gradient for 28.
+        # Without R updates are as good and take half as long, and a transition costs
+        # 1 gradient, not 28.
         config.proposal.gradient = "position"
     config.train.num_steps = 20_000 if std == "1" else 30_000
     config.build = build

@@ -204,15 +204,16 @@ def loss(
 
     min(0, log a) + beta log |det dx' / dz|: the paper prints a minus before beta, with
     which the proposal would collapse. Proposals that are not finite count as 0.
-    Relative to the target, log p(x') - log p(x) joins the log-determinant.
+    Relative to the target, log p(x') - log p(x) joins the log-determinant; along the
+    path, log p(z) - log q(x'|x) takes its place, the same number with other gradients.
     """
     proposer = state.replace(proposal=state.proposal.replace(params=params))
     moves, starts = proposals(spec, proposer, x, noise)
     usable = jnp.isfinite(moves.log_ratio)
     entropy = moves.log_det
     if spec.path_gradient:
-        held = jax.lax.stop_gradient(proposer)
-        entropy = -log_proposal(spec, held, x, moves.state.position, noise)
+        held = flow(spec, jax.lax.stop_gradient(proposer))
+        entropy = -log_proposal(spec, held, starts, moves.state.position, noise)
     if spec.relative:
         # log p(x) is for the size of the number alone.
         entropy += moves.state.log_density - starts.log_density
@@ -231,13 +232,14 @@ def proposals(
 
 
 def log_proposal(
-    spec: Spec, state: State, x: Array, position: Array, noise: Array
+    spec: Spec, flow: neural.Flow, starts: neural.State, position: Array, noise: Array
 ) -> Array:
     """log q(x'|x) - log p(z) [B] of proposals x' [B, ...] that noise z made from x."""
-    settings = {"log_density_fn": spec.log_density_fn, "flow": flow(spec, state)}
-    starts = jax.vmap(neural.neural(**settings).init)(x)
-    log_q = jax.vmap(partial(neural.log_density, **settings))(position, starts)
-    return log_q + 0.5 * jnp.sum(noise**2, axis=range(1, noise.ndim))
+    log_q_fn = partial(
+        neural.log_density, log_density_fn=spec.log_density_fn, flow=flow
+    )
+    log_p = -0.5 * jnp.sum(noise**2, axis=range(1, noise.ndim))
+    return jax.vmap(log_q_fn)(position, starts) - log_p
 
 
 def ratios(moves: neural.Move) -> Array:
