@@ -96,7 +96,10 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     assert done.stderr.startswith("error: num=0, steps=100: both must be at least 1")
 
 
-@pytest.mark.parametrize(("given", "walked"), [((), 3.0), (("2",), 2.0)])
+@pytest.mark.parametrize(
+    ("given", "walked"),
+    [((), 3.0), pytest.param(("2",), 2.0, marks=pytest.mark.slow)],
+)
 def test_a_proposal_walks_at_the_temperature_that_it_was_trained_for(
     given, walked, tmp_path
 ):
