@@ -21,6 +21,7 @@ from megjax import metrics, training
 from megjax.data import logistic, targets
 from megjax.data.targets import Target
 from megjax.evaluation import chains
+from megjax.networks import proposal as networks
 from megjax.samplers import adaptation, gradient_adaptive, hmc, kernel, mala
 from megjax.types import Array, Key, PyTree
 
@@ -45,7 +46,7 @@ class Ready(NamedTuple):
 
     states: [chains, ...]. gradients_per_draw: of the target, in one transition; None
     where it varies and every state says it (`num_gradients`). warm_up_seconds: of
-    tuning or training, compilation included.
+    tuning, compilation included, or of training without it.
     """
 
     kernel: kernel.Kernel
@@ -239,7 +240,7 @@ def learned(
     """
     restored = training.restore(workdir)
     flow = restored.config.proposal
-    counts = {"displaced": 4 * flow.flow_steps, "position": 1, "none": 0}
+    num_gradients = networks.num_gradients(flow.gradient, flow.flow_steps)
     sampler = restored.experiment.learner.kernel(restored.state, target.log_density)
     keys = jax.random.split(key)
     starts = targets.starts(target, keys[0], settings.num_chains)
@@ -252,7 +253,7 @@ def learned(
     rates = [row.get("iterations_per_second") for row in metrics.read(workdir)]
     # Without its compilation, the burn-in of a buffer, and what evaluations take.
     seconds = restored.step / np.median([rate for rate in rates if rate])
-    return Ready(sampler, states, counts[flow.gradient] or np.nan, float(seconds))
+    return Ready(sampler, states, num_gradients or np.nan, float(seconds))
 
 
 COLUMNS = {
@@ -266,6 +267,7 @@ COLUMNS = {
     "Geyer, x0": "ess_geyer_x0",
     "cut, x0": "ess_above_x0",
     "cut, least of the others": "ess_above_others",
+    "Geyer, least of the others": "ess_geyer_others",
     "Geyer, least, per second": "ess_per_second",
     "R-hat": "r_hat",
     "mean error": "mean_error",
@@ -302,6 +304,7 @@ def table(
         for label in [*BASELINES, *([LEARNED] if workdir_fn else [])]:
             found = []
             for seed in range(seeds):
+                num_updates = 0
                 if label in BASELINES:
                     ready_fn, file = BASELINES[label], f"{name}-{label}-{seed}.json"
                     path = pathlib.Path(runs, "baselines", file)
@@ -309,7 +312,9 @@ def table(
                     workdir = workdir_fn(row.config, seed)
                     ready_fn = functools.partial(learned, workdir=workdir)
                     path = pathlib.Path(workdir, "table1.json")
-                found.append(_kept(path, ready_fn, target, row, seed))
+                    steps = (record["step"] for record in metrics.read(workdir))
+                    num_updates = max(steps, default=0)
+                found.append(_kept(path, ready_fn, target, row, seed, num_updates))
                 yield _cells(row, name, f"{label}, seed {seed}", found[-1:])
             if seeds > 1:
                 yield _cells(row, name, f"{label}, mean of {seeds}", found)
@@ -331,19 +336,23 @@ def _cells(row, name, label, found) -> Sequence:
     return name, label, *values, row.published
 
 
-def _kept(path, ready_fn, target, row, seed) -> dict[str, float]:
-    """What a sampler measures, now or formerly.
+def _kept(path, ready_fn, target, row, seed, num_updates) -> dict[str, float]:
+    """What a sampler measures, now or formerly, where settings and training are those.
 
     ready_fn: (key, target=, settings=) -> Ready.
     """
-    if not path.exists():
-        keys = jax.random.split(jax.random.key(seed))
-        ready = ready_fn(keys[0], target=target, settings=row.settings)
-        moments = row.published_moments
-        found = measured(keys[1], ready, target, row.settings, published=moments)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found) + "\n")
-    return json.loads(path.read_text())
+    made_of = {"settings": row.settings._asdict(), "num_updates": num_updates}
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["of"] == made_of:
+            return kept["found"]
+    keys = jax.random.split(jax.random.key(seed))
+    ready = ready_fn(keys[0], target=target, settings=row.settings)
+    moments = row.published_moments
+    found = measured(keys[1], ready, target, row.settings, published=moments)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"of": made_of, "found": found}) + "\n")
+    return found
 
 
 def measured(

@@ -5,10 +5,10 @@
 
 Prints one line of JSON per target and kernel: chains x steps per second, ours, theirs
 and the ratio; and the effective sample size per second that each makes of it, least
-coordinate, Geyer, which --steps bounds below by 1 / steps. Kernels, step sizes and starts are the same on both sides; theirs is
-the faster of its two idioms, a scan of vmapped steps and vmapped scans. With --nuts, or
-a --workdir that holds a trained proposal, also blackjax's NUTS, and the proposal with
-its training time apart.
+coordinate, Geyer, which --steps bounds below by 1 / steps. Kernels, step sizes and
+starts are the same on both sides; theirs is the faster of its two idioms, a scan of
+vmapped steps and vmapped scans. With --nuts, or a --workdir that holds a trained
+proposal, also blackjax's NUTS, and the proposal with its training time apart.
 """
 
 import functools

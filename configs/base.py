@@ -251,6 +251,12 @@ def at_least(field, value, minimum):
         raise ValueError(f"config.{field}={value}: give at least {minimum}{finite}")
 
 
+def positive(field, value):
+    """ValueError where a number is not above 0, or is not finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"config.{field}={value}: give a finite number above 0")
+
+
 def fraction(field, value):
     """ValueError where a number is not in [0, 1)."""
     if not 0 <= value < 1:

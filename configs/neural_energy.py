@@ -64,8 +64,8 @@ def specification(config):
     for field in ("width", "num_layers", "num_experts"):
         base.at_least(field, config[field], 1)
     base.at_least("mala.num_steps", config.mala.num_steps, 1)
-    base.at_least("visible_std", config.visible_std, 0)
-    base.at_least("mala.step_size", config.mala.step_size, 0)
+    base.positive("visible_std", config.visible_std)
+    base.positive("mala.step_size", config.mala.step_size)
     network = experts.Experts(
         experts.Features(
             (config.width,) * config.num_layers,

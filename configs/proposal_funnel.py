@@ -32,27 +32,20 @@ def get_config(std="3"):
     config.funnel = VARIANTS[std]
     config.width = 64
     config.batch_size = 128 if std == "1" else 256
+    proposal_icg.relative(config)
     config.proposal.update(
         {
             # Of 100 coordinates only seven halvings part x0 from every other.
             "flow_steps": 7 if std == "1" else 4,
-            "target_acceptance": 0.7,
             "initial_step_size": 0.01,
             "halves": "separating",
-            "relative_entropy": True,
-            "path_gradient": True,
-            # Beyond this weight it is the target's rare places that it gives up.
-            "entropy_weight_ceiling": 3.0,
+            # With R updates are no better and take twice as long, and a transition
+            # costs 28 gradients and 16, not 1.
+            "gradient": "position",
+            "learning_rate": 2e-3 if std == "1" else 4e-3,
         }
     )
-    if std == "1":
-        # A weight that rises with the acceptance takes 6000 updates to get as far as
-        # this one in 300.
-        proposal_icg.relative(config)
-        # Without R updates are as good and take half as long, and a transition costs
-        # 1 gradient, not 28.
-        config.proposal.gradient = "position"
-    config.train.num_steps = 20_000 if std == "1" else 30_000
+    config.train.num_steps = 20_000 if std == "1" else 60_000
     config.build = build
     return config
 

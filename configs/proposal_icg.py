@@ -55,7 +55,10 @@ def proposal_config():
 
 
 def defaults():
-    """Hyperparameters as the paper's demonstration has them, but for the schedule.
+    """Hyperparameters; those of the paper's demonstration but for the optimizer's.
+
+    Its learning rate is constant and 1e-3, its second beta .95, epsilon starts at .01,
+    and the weight does not fall below its initial value.
 
     initial_step_size: of the MALA that a proposal starts as; tuned on the way where
         there is a buffer. buffer_size: 0 trains on exact draws.
@@ -64,7 +67,7 @@ def defaults():
     entropy_weight_rate: at which the weight follows the acceptance; 0 holds it.
     relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
         the paper, for the proposal's own.
-    path_gradient: of the relative entropy, with less noise where proposals are nearly
+    path_gradient: of a relative entropy, with less noise where proposals are nearly
         draws of the target (`learners.proposal.Spec`); False for the usual one.
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
         "separating" (`networks.proposal.Vectors`).
@@ -81,7 +84,7 @@ def defaults():
         "entropy_weight_floor": 1e-3,
         "entropy_weight_ceiling": 1e3,
         "relative_entropy": False,
-        "path_gradient": False,
+        "path_gradient": True,
         "stop_gradient": False,
         "buffer_size": 0,
         "burn_in": 500,
@@ -207,8 +210,8 @@ def proposer_fn(config, width, network):
     """The network of `config.proposal`: shape of a position -> module."""
     settings = config.proposal
     base.at_least("proposal.flow_steps", settings.flow_steps, 1)
-    base.at_least("proposal.bound", settings.bound, 0)
-    base.at_least("proposal.initial_step_size", settings.initial_step_size, 0)
+    base.positive("proposal.bound", settings.bound)
+    base.positive("proposal.initial_step_size", settings.initial_step_size)
     base.at_least("width", width, 1)
     base.choice(
         "proposal.gradient", settings.gradient, **dict.fromkeys(networks.GRADIENTS)
@@ -230,16 +233,15 @@ def objective(config, num_updates):
     names += ("entropy_weight_ceiling",)
     for field in (*names, "schedule_warmup"):
         base.at_least(f"proposal.{field}", settings[field], 0)
-    if settings.path_gradient and not settings.relative_entropy:
+    values = {name: settings[name] for name in names}
+    weight, _, floor, ceiling = values.values()
+    if not floor <= weight <= ceiling:
         raise ValueError(
-            "config.proposal.path_gradient=True: this is one of the relative entropy; "
-            "give relative_entropy=True as well, or path_gradient=False"
+            f"config.proposal.entropy_weight={weight}: give one from "
+            f"entropy_weight_floor={floor} to entropy_weight_ceiling={ceiling}"
         )
-    target_acceptance(config)
     return {
-        "weight": proposal.EntropyWeight(
-            settings.target_acceptance, *(settings[name] for name in names)
-        ),
+        "weight": proposal.EntropyWeight(target_acceptance(config), *values.values()),
         "relative": settings.relative_entropy,
         "path_gradient": settings.path_gradient,
         "stop_gradient": settings.stop_gradient,

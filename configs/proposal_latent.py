@@ -65,6 +65,9 @@ def build(config):
             f"config.target={config.target!r} has no generator: name the run of a MEG"
         )
     base.at_least("inverse_temperature", config.inverse_temperature, 0)
+    # Effective sample sizes need four draws, and are of the last half.
+    for field, minimum in (("num_chains", 2), ("num_records", 8), ("warm_up", 1)):
+        base.at_least(f"evaluation.{field}", config.evaluation[field], minimum)
     log_density_fn = latent.log_density(
         lambda z: method.energy(state, method.generate(state, z)),
         inverse_temperature=config.inverse_temperature,

@@ -18,7 +18,7 @@ POINTS = np.array([[-2.0, 0.0], [0.0, -4.0], [2.5, 2.25]])
 
 
 def get_config():
-    """The settings of the demonstration in the paper's code."""
+    """The demonstration of the paper's code, with the optimizer of the others here."""
     config = proposal_icg.proposal_config()
     config.batch_size = 512
     config.train.num_steps = 5000

@@ -231,8 +231,8 @@ def calls(
 ) -> Iterator[tuple[int, int, Callable]]:
     """(step, num, call) until `num_steps`: call(state) runs iterations step..step+num.
 
-    returns: as for `keys`. Boundaries lie at multiples of the same number wherever `first` is, so a resumed
-    run makes the calls that an uninterrupted one makes.
+    returns: as for `keys`. Boundaries lie at multiples of the same number wherever
+    `first` is, so a resumed run makes the calls that an uninterrupted one makes.
     """
     settings, data = config.train, built.data
     streams, resident = keys(settings.seed, returns), data.stream is None

@@ -331,6 +331,14 @@ def test_the_others_trace(made_up, name):
     assert sample.shape == (5, *built.data.shape)
 
 
+def test_the_example_of_an_own_density_builds():
+    config = experiment.load("examples/own_density.py", {})
+    built = config.build(config)
+    x = jnp.zeros((config.batch_size, *built.data.shape))
+    state = jax.eval_shape(built.learner.init, jax.random.key(0), x)
+    assert state.positions.shape == (config.proposal.buffer_size, 3)
+
+
 def shaped(leaf):
     return leaf.shape, leaf.dtype
 
@@ -466,7 +474,13 @@ def test_a_run_of_another_version_is_told(made_up):
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
         ("proposal_scg", {"proposal.halves": "x"}, "halves='x': choose one of random"),
         ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
-        ("proposal_moon", {"proposal.path_gradient": True}, "=True: this is one of th"),
+        ("proposal_scg", {"proposal.bound": 0.0}, "bound=0.0: give a finite number ab"),
+        (
+            "proposal_scg",
+            {"proposal.entropy_weight_ceiling": 2.0},
+            "weight=3.0: give o",
+        ),
+        ("proposal_latent", {"evaluation.num_records": 2}, "num_records=2: give at le"),
         ("ebm_digits", {"alpha": 0.5}, "config.alpha=0.5: give a number between"),
         ("ebm_digits", {"num_levels": 1}, "config.num_levels=1: give at least 2"),
         ("ebm_digits", {"sampler": "hmc"}, "config.sampler='hmc': choose one of neu"),

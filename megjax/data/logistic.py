@@ -16,11 +16,11 @@ import numpy as np
 from megjax.data.targets import Moments, Target
 
 FILES = {
-    "german": ("german.data-numeric.csv", (1000, 25)),
-    "australian": ("australian.csv", (690, 15)),
-    "heart": ("heart.csv", (270, 14)),
+    "german": ("german.data-numeric", (1000, 25)),
+    "australian": ("australian.dat", (690, 15)),
+    "heart": ("heart.dat", (270, 14)),
 }
-"""Name -> file and its shape; the last column is the label, of two values."""
+"""Name -> UCI's file and its shape; the last column is the label, of two values."""
 
 PRIOR_VARIANCE = 100.0
 
@@ -75,7 +75,7 @@ def table(name: str, data_dir: str | None = None) -> Table:
     file_name, shape = FILES[name]
     path = _found(file_name, data_dir)
     try:
-        rows = np.loadtxt(path, delimiter=",", ndmin=2)
+        rows = np.loadtxt(path.read_text().replace(",", " ").splitlines(), ndmin=2)
     except ValueError as error:
         raise ValueError(f"{path} is not a table of numbers: {error}.") from error
     values = np.unique(rows[:, -1])
@@ -90,15 +90,17 @@ def table(name: str, data_dir: str | None = None) -> Table:
 
 
 def _found(file_name: str, data_dir: str | None) -> pathlib.Path:
+    # Also with commas, as many copies have it.
+    names = (file_name, file_name.removesuffix(".dat") + ".csv")
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     root = pathlib.Path(data_dir).expanduser().absolute()
-    for folder in (root, root / "uci", root.parent / "uci"):
-        if (folder / file_name).is_file():
-            return folder / file_name
+    folders = (root, root / "uci", root.parent / "uci")
+    for path in (folder / each for folder in folders for each in names):
+        if path.is_file():
+            return path
     raise FileNotFoundError(
-        f"No {file_name} in {root}, {root / 'uci'} or {root.parent / 'uci'}: fetch it "
-        "from the UCI repository (Statlog) as comma-separated numbers, label last, and "
-        "point --data_dir at its folder."
+        f"No {' or '.join(names)} in {', '.join(map(str, folders))}: fetch the set from "
+        "the UCI repository (Statlog) and point --data_dir at its folder."
     )
 
 

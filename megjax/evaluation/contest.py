@@ -106,11 +106,11 @@ def _track(arena, contestant, key, state, starts) -> Track:
     """Tunes where there is something to tune, then walks; on CPU no step is in a loop,
     where convolutions are slow."""
     make = partial(contestant.kernel_fn, state, arena.log_density_fn)
-    keys = jax.random.split(key, arena.num_chains)
+    tune_keys, keys = jax.random.split(key, (2, arena.num_chains))
     states = jax.jit(jax.vmap(make(1.0).init))(starts)
     step_size = np.nan
     if contestant.target_acceptance is not None:
-        states, step_size = _tuned(arena, contestant, make, keys, states)
+        states, step_size = _tuned(arena, contestant, make, tune_keys, states)
     steps = arena.gradients_per_record // contestant.num_gradients
 
     @jax.jit

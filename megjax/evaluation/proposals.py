@@ -25,8 +25,9 @@ from megjax.types import Evaluation, LogDensityFn, Report
 class Trial(NamedTuple):
     """A target, and how to walk on it.
 
-    start_fn: (key, learner state, num) -> positions [num, dim]. num_gradients: of a transition, those
-    of the reverse move included. burn_in: transitions that are thrown away.
+    start_fn: (key, learner state, num) -> positions [num, dim]. num_gradients: of a
+    transition, those of the reverse move included. burn_in: transitions that are thrown
+    away.
     mean, variance: of the coordinates [dim], None where unknown.
     """
 

@@ -81,7 +81,7 @@ class Spec(NamedTuple):
     path_gradient: differentiates the relative entropy along the path of x' alone, with
         the parameters in log q(x'|x) held (Roeder, Wu and Duvenaud 2017; of flows,
         Vaitl et al. 2022): the same mean, and no variance where the proposal is a draw
-        of the target. Only with `relative`, and for one more pass back.
+        of the target, for one more pass back. Without `relative` it has no say.
     stop_gradient: takes dU for a constant in the gradient; the paper found it worse.
     num_transitions: of every chain that `sample` runs.
     """
@@ -92,7 +92,7 @@ class Spec(NamedTuple):
     weight: EntropyWeight = EntropyWeight()
     buffer: Buffer | None = None
     relative: bool = False
-    path_gradient: bool = False
+    path_gradient: bool = True
     stop_gradient: bool = False
     num_transitions: int = 100
     optimizer: optax.GradientTransformation = amsgrad(1e-3)
@@ -138,15 +138,14 @@ def init(spec: Spec, key: Key, x: Array) -> State:
 
 def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Frame | None]:
     """Chains [M, ...] after MALA from the starts, its step size [], and its frame."""
-    key_start, key_chains = jax.random.split(key)
+    key_start, key_chains, *keys = jax.random.split(key, 2 + spec.buffer.whitenings)
     starts = spec.start_fn(key_start, spec.buffer.size)
     positions, step_size = langevin(spec, key_chains, starts)
     frame = None
-    for i in range(spec.buffer.whitenings):
+    for key_whitened in keys:
         factor = metric.covariance_factor(positions)
         frame = neural.Frame(jnp.mean(positions, axis=0), factor)
-        round_key = jax.random.fold_in(key_chains, i)
-        positions, step_size = langevin(spec, round_key, positions, factor)
+        positions, step_size = langevin(spec, key_whitened, positions, factor)
     return positions, step_size, frame
 
 
@@ -211,10 +210,10 @@ def loss(
     moves, starts = proposals(spec, proposer, x, noise)
     usable = jnp.isfinite(moves.log_ratio)
     entropy = moves.log_det
-    if spec.path_gradient:
-        held = flow(spec, jax.lax.stop_gradient(proposer))
-        entropy = -log_proposal(spec, held, starts, moves.state.position, noise)
     if spec.relative:
+        if spec.path_gradient:
+            held = flow(spec, jax.lax.stop_gradient(proposer))
+            entropy = -log_proposal(spec, held, starts, moves.state.position, noise)
         # log p(x) is for the size of the number alone.
         entropy += moves.state.log_density - starts.log_density
     speed = jnp.minimum(moves.log_ratio, 0.0) + state.entropy_weight * entropy
@@ -236,7 +235,10 @@ def log_proposal(
 ) -> Array:
     """log q(x'|x) - log p(z) [B] of proposals x' [B, ...] that noise z made from x."""
     log_q_fn = partial(
-        neural.log_density, log_density_fn=spec.log_density_fn, flow=flow
+        neural.log_density,
+        log_density_fn=spec.log_density_fn,
+        flow=flow,
+        stop_gradient=spec.stop_gradient,
     )
     log_p = -0.5 * jnp.sum(noise**2, axis=range(1, noise.ndim))
     return jax.vmap(log_q_fn)(position, starts) - log_p

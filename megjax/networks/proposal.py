@@ -1,9 +1,7 @@
 """Networks of the learned proposal: what scales and shifts one half of the noise.
 
-Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
-Entropy",
-section 3.2, in the forms of its reference code. Last layers start at zero, so that the
-sampler starts as MALA.
+Li, Chen and Sommer 2021 (proposal entropy), section 3.2, in the forms of its reference
+code. Last layers start at zero, so that the sampler starts as MALA.
 """
 
 import math
@@ -57,11 +55,8 @@ class Proposal(linen.Module):
 
     @property
     def num_gradients(self) -> int:
-        """Gradients of the target in a transition; both directions count.
-
-        At x alone it is one, since the chain keeps it.
-        """
-        return dict(zip(GRADIENTS, (4 * self.num_steps, 1, 0)))[self.gradient]
+        """Gradients of the target in a transition."""
+        return num_gradients(self.gradient, self.num_steps)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Masks of the half that each step keeps first [N, *shape], and log epsilon.
@@ -128,6 +123,14 @@ class Vectors(Proposal):
         return jax.vmap(lambda key: jax.random.permutation(key, kept))(keys)
 
 
+def num_gradients(gradient: str, num_steps: int) -> int:
+    """Gradients of the target in a transition; both directions count.
+
+    At x alone it is one, since the chain keeps it.
+    """
+    return dict(zip(GRADIENTS, (4 * num_steps, 1, 0)))[gradient]
+
+
 def separating_masks(keys: Key, dim: int) -> Array:
     """Halves, bool [N, dim], that part any two of dim within ceil(log2 dim) of them."""
     masks = []
@@ -146,12 +149,15 @@ class Images(Proposal):
     """Convolutions for [H, W, C] of even sides, and a checkerboard.
 
     The board alternates from channel to channel; it is the same in every step.
+    Raises ValueError where a side is odd.
     """
 
     def conditioner(self, num_outputs: int, last: Callable) -> linen.Module:
         return ConvNet(num_outputs * self.shape[-1], self.width, self.num_steps, last)
 
     def initial_masks(self) -> Array:
+        if self.shape[0] % 2 or self.shape[1] % 2:
+            raise ValueError(f"shape={self.shape}: a proposal needs even sides.")
         board = np.indices(self.shape).sum(axis=0) % 2 == 0
         return jnp.asarray(np.broadcast_to(board, (self.num_steps, *self.shape)))
 

@@ -165,11 +165,19 @@ def move(
 
 
 def log_density(
-    position: Array, state: State, *, log_density_fn: LogDensityFn, flow: Flow
+    position: Array,
+    state: State,
+    *,
+    log_density_fn: LogDensityFn,
+    flow: Flow,
+    stop_gradient: bool = False,
 ) -> Array:
-    """log q(position | state) [] of the proposal, but for the constant of its noise."""
+    """log q(position | state) [] of the proposal, but for the constant of its noise.
+
+    stop_gradient: as of `move`.
+    """
     slopes = functools.partial(
-        _slopes, flow, log_density_fn, has_aux=False, stop_gradient=False
+        _slopes, flow, log_density_fn, has_aux=False, stop_gradient=stop_gradient
     )
     x, _, volume = _framed(flow, state.position)
     z = (_framed(flow, position)[0] - x) / jnp.exp(flow.log_epsilon)

@@ -38,7 +38,7 @@ PUBLISHED = {
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A set of five rows and two columns in a folder `uci`."""
-    monkeypatch.setitem(logistic.FILES, "small", ("small.csv", (5, 3)))
+    monkeypatch.setitem(logistic.FILES, "small", ("small.dat", (5, 3)))
     folder = tmp_path / "uci"
     folder.mkdir()
     (folder / "small.csv").write_text("1,0,1\n2,1,2\n3,0,2\n4,1,1\n5,3,2\n")
@@ -53,6 +53,15 @@ def test_the_table_by_hand(small):
     np.testing.assert_allclose(
         found.features[:, 1], np.array([-2, -1, 0, 1, 2]) / np.sqrt(2)
     )
+
+
+def test_the_file_as_uci_has_it_is_read_too(small):
+    commas = logistic.table("small", str(small))
+    file = small / "uci" / "small.csv"
+    file.rename(file.with_suffix(".dat")).write_text(
+        "1 0 1 \n2  1 2\n3 0 2\n4 1 1\n5 3 2\n"
+    )
+    jax.tree.map(np.testing.assert_array_equal, commas, logistic.table("small", small))
 
 
 def test_the_posterior_by_hand(small):
@@ -101,7 +110,7 @@ def test_what_is_wrong_is_said(small, name, content, setting, error, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No heart.csv in .*uci"):
+    with pytest.raises(FileNotFoundError, match="No heart.dat or heart.csv in .*uci"):
         logistic.regression("heart", data_dir=str(tmp_path))
 
 

@@ -69,6 +69,27 @@ def test_all_reach_the_density_and_pay_the_same():
     assert {"autocorrelation", "energy"} == set(report.pictures)
 
 
+def test_no_noise_of_the_tuning_comes_again():
+    used = []
+
+    def logged(state, log_density_fn, step_size):
+        kernel = langevin(state, log_density_fn, step_size)
+
+        def step(key, state):
+            jax.debug.callback(used.append, jax.random.key_data(key))
+            return kernel.step(key, state)
+
+        return kernel._replace(step=step)
+
+    small = arena(num_chains=2, num_records=4, warm_up=3)
+    contestant = contest.Contestant(logged, 1, mala.TARGET_ACCEPTANCE)
+    starts = small.start_fn(jax.random.key(1), small.num_chains)
+    contest._track(small, contestant, jax.random.key(0), None, starts)
+    jax.effects_barrier()
+    assert len(used) == 2 * (3 + 4 * small.gradients_per_record)
+    assert len({tuple(map(int, key)) for key in used}) == len(used)
+
+
 def test_a_record_by_hand():
     """A kernel that moves by 1 along every axis for 2 gradients, 4 a record."""
     track = contest.Track(

@@ -185,15 +185,39 @@ def test_the_path_gradient_has_the_same_mean():
     assert np.max(np.abs(np.mean(usual, axis=0)) / error) > 20
 
 
+@jax.custom_jvp
+def slope(x):
+    """Of N(0, I), and without a derivative."""
+    return -x
+
+
+@slope.defjvp
+def _(primals, tangents):
+    return slope(*primals), jnp.nan * tangents[0]
+
+
+@jax.custom_jvp
+def without_curvature(x):
+    return -0.5 * jnp.sum(x**2)
+
+
+@without_curvature.defjvp
+def _(primals, tangents):
+    return without_curvature(*primals), jnp.sum(slope(*primals) * tangents[0])
+
+
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("stop", [False, True])
-def test_second_derivatives_reach_the_displacement_unless_stopped(stop):
-    spec = specification(stop_gradient=stop)
+def test_second_derivatives_reach_the_displacement_unless_stopped(stop, relative):
+    spec = specification(stop_gradient=stop, relative=relative)
+    spec = spec._replace(log_density_fn=without_curvature)
     state = noisy_state(spec)
     x = normal(jax.random.key(1), BATCH)
     loss = jax.jit(lambda params: proposal.loss(spec, state, x, x, params)[0])
     gradient = jax.jit(jax.grad(loss))(state.proposal.params)
     size = optax.tree.norm(gradient["displacement_net"])
-    assert size == 0 if stop else size > 1e-3
+    assert size == 0 if stop else np.isnan(size)
+    assert np.isfinite(optax.tree.norm(gradient["coefficient_net"])) == stop
 
 
 def test_entropy_weight_by_hand():

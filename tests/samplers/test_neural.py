@@ -496,9 +496,32 @@ def test_separating_masks_part_every_two(dim):
         vectors(halves="nope").init(jax.random.key(0), jnp.zeros(DIM))
 
 
-def test_gradients_are_counted():
-    assert vectors(num_steps=3).num_gradients == 12
-    assert vectors("position", num_steps=3).num_gradients == 1
+@pytest.mark.parametrize("gradient", proposal.GRADIENTS)
+def test_gradients_are_counted(gradient):
+    """As many as a transition makes, beside the value at what is proposed."""
+    made = {"gradients": 0, "values": 0}
+
+    def counted(name):
+        made[name] += 1
+
+    @jax.custom_jvp
+    def density(x):
+        jax.debug.callback(counted, "values")
+        return gaussian(x)
+
+    @density.defjvp
+    def derivative(primals, tangents):
+        jax.debug.callback(counted, "gradients")
+        return jax.jvp(gaussian, primals, tangents)
+
+    module = vectors(gradient, num_steps=3)
+    sampler = neural.neural(density, neural.flow(module, perturbed(module)))
+    state = sampler.init(jnp.ones(DIM))
+    jax.effects_barrier()
+    made.update(gradients=0, values=0)
+    jax.jit(sampler.step)(jax.random.key(0), state)
+    jax.effects_barrier()
+    assert made["gradients"] == module.num_gradients
 
 
 def test_mistakes_are_told():
@@ -506,3 +529,6 @@ def test_mistakes_are_told():
         vectors("half").init(jax.random.key(0), jnp.zeros(DIM))
     with pytest.raises(ValueError, match="needs two dimensions"):
         vectors(shape=(1,)).init(jax.random.key(0), jnp.zeros(1))
+    odd = images().clone(shape=(4, 5, 2))
+    with pytest.raises(ValueError, match="even sides"):
+        odd.init(jax.random.key(0), jnp.zeros(odd.shape))

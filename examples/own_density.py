@@ -1,0 +1,33 @@
+"""A learned sampler for a density of one's own, in coordinates that its chains whiten.
+
+    python train.py --config=examples/own_density.py
+    python sample.py --workdir=runs/own_density --space=data --kernel=neural \\
+      --steps=10000 --keep_draws
+"""
+
+import jax.numpy as jnp
+
+from configs import proposal_icg
+from megjax.data.targets import Target
+
+
+def log_density(x):
+    """Of one position [3], up to a constant, and twice differentiable."""
+    return -0.5 * x[0] ** 2 - 0.5 * jnp.sum((x[1:] - x[0] ** 2) ** 2)
+
+
+def get_config():
+    config = proposal_icg.proposal_config()
+    config.width = 64
+    # It trains on its own chains, from N(0, I): not with an exact sampler.
+    proposal_icg.bootstrapped(config)
+    proposal_icg.relative(config)
+    config.proposal.update({"learning_rate": 3e-3, "whitenings": 3, "burn_in": 150})
+    config.train.num_steps = 5000
+    config.build = build
+    return config
+
+
+def build(config):
+    # `sample` and `moments` as well where they are known.
+    return proposal_icg.proposal_experiment(config, Target("own", 3, log_density))
