@@ -7,12 +7,12 @@ Also :australian and :heart. The sets are looked for in and beside
 --config.data_dir, by default ~/tensorflow_datasets.
 
 The proposal works in coordinates that its buffer whitens, and trains for its entropy
-relative to the target, neither of which the paper does.
+relative to the target by the gradient along the path, none of which the paper does.
 
 Measured, effective draws per 5000 transitions in the paper's definition (its own), three
-seeds: heart 4155 +- 19 (3600) after two minutes on one CPU core, australian 4115 +- 37
-(2950) after four, german 3483 +- 510 (3150) after five. With the paper's entropy:
-3858, 3308 and 2149. Heart not whitened: 3949, and 1794 with the paper's entropy.
+seeds: heart 4450 +- 18 (3600) after three minutes on one CPU core, australian 4491 +- 24
+(2950) after four, german 4235 +- 17 (3150) after seven. With the paper's entropy: 3858,
+3308, and 2149 (one seed).
 """
 
 from configs import base, proposal_icg
