@@ -344,7 +344,7 @@ def _kept(path, ready_fn, target, row, seed, num_updates) -> dict[str, float]:
     made_of = {"settings": row.settings._asdict(), "num_updates": num_updates}
     if path.exists():
         kept = json.loads(path.read_text())
-        if kept["of"] == made_of:
+        if kept.get("of") == made_of:
             return kept["found"]
     keys = jax.random.split(jax.random.key(seed))
     ready = ready_fn(keys[0], target=target, settings=row.settings)

@@ -113,10 +113,19 @@ def relative(config):
     )
 
 
-def bootstrapped(config):
-    """Settings for a target without an exact sampler."""
-    config.proposal.buffer_size = 2048
+def posterior_config():
+    """Fields of an experiment on a density without an exact sampler.
+
+    The proposal trains on its own chains, in coordinates that these whiten.
+    """
+    config = proposal_config()
+    config.width = 64
+    relative(config)
+    config.proposal.update({"buffer_size": 2048, "burn_in": 150, "whitenings": 3})
+    config.proposal.learning_rate = 3e-3
     config.evaluation.burn_in = 200
+    config.train.num_steps = 5000
+    return config
 
 
 def proposal_experiment(config, target):
@@ -233,15 +242,17 @@ def objective(config, num_updates):
     names += ("entropy_weight_ceiling",)
     for field in (*names, "schedule_warmup"):
         base.at_least(f"proposal.{field}", settings[field], 0)
-    values = {name: settings[name] for name in names}
-    weight, _, floor, ceiling = values.values()
-    if not floor <= weight <= ceiling:
+    weight = proposal.EntropyWeight(
+        target_acceptance(config), *(settings[name] for name in names)
+    )
+    if not weight.floor <= weight.initial <= weight.ceiling:
         raise ValueError(
-            f"config.proposal.entropy_weight={weight}: give one from "
-            f"entropy_weight_floor={floor} to entropy_weight_ceiling={ceiling}"
+            f"config.proposal.entropy_weight={weight.initial}: give one from "
+            f"entropy_weight_floor={weight.floor} to "
+            f"entropy_weight_ceiling={weight.ceiling}"
         )
     return {
-        "weight": proposal.EntropyWeight(target_acceptance(config), *values.values()),
+        "weight": weight,
         "relative": settings.relative_entropy,
         "path_gradient": settings.path_gradient,
         "stop_gradient": settings.stop_gradient,

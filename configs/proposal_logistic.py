@@ -21,15 +21,10 @@ from megjax.data import logistic
 
 def get_config(name="german"):
     """The posterior of one of the three sets, prior N(0, 100)."""
-    config = proposal_icg.proposal_config()
+    config = proposal_icg.posterior_config()
     base.choice("logistic.name", name, **logistic.FILES)
     config.logistic = {"name": name, "prior_variance": logistic.PRIOR_VARIANCE}
     config.data_dir = ""
-    config.width = 64
-    proposal_icg.bootstrapped(config)
-    proposal_icg.relative(config)
-    config.proposal.update({"learning_rate": 3e-3, "whitenings": 3, "burn_in": 150})
-    config.train.num_steps = 5000
     config.build = build
     return config
 

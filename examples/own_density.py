@@ -17,17 +17,12 @@ def log_density(x):
 
 
 def get_config():
-    config = proposal_icg.proposal_config()
-    config.width = 64
-    # It trains on its own chains, from N(0, I): not with an exact sampler.
-    proposal_icg.bootstrapped(config)
-    proposal_icg.relative(config)
-    config.proposal.update({"learning_rate": 3e-3, "whitenings": 3, "burn_in": 150})
-    config.train.num_steps = 5000
+    # It trains on its own chains, which start at N(0, I).
+    config = proposal_icg.posterior_config()
     config.build = build
     return config
 
 
 def build(config):
-    # `sample` and `moments` as well where they are known.
+    # Moments as well where they are known, to measure against.
     return proposal_icg.proposal_experiment(config, Target("own", 3, log_density))

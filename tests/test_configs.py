@@ -475,11 +475,7 @@ def test_a_run_of_another_version_is_told(made_up):
         ("proposal_scg", {"proposal.halves": "x"}, "halves='x': choose one of random"),
         ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
         ("proposal_scg", {"proposal.bound": 0.0}, "bound=0.0: give a finite number ab"),
-        (
-            "proposal_scg",
-            {"proposal.entropy_weight_ceiling": 2.0},
-            "weight=3.0: give o",
-        ),
+        ("proposal_scg", {"proposal.entropy_weight": 2e3}, "weight=2000.0: give one"),
         ("proposal_latent", {"evaluation.num_records": 2}, "num_records=2: give at le"),
         ("ebm_digits", {"alpha": 0.5}, "config.alpha=0.5: give a number between"),
         ("ebm_digits", {"num_levels": 1}, "config.num_levels=1: give at least 2"),

@@ -498,7 +498,7 @@ def test_separating_masks_part_every_two(dim):
 
 @pytest.mark.parametrize("gradient", proposal.GRADIENTS)
 def test_gradients_are_counted(gradient):
-    """As many as a transition makes, beside the value at what is proposed."""
+    """As many as a transition makes; the value at the proposal comes with one or alone."""
     made = {"gradients": 0, "values": 0}
 
     def counted(name):
@@ -522,6 +522,7 @@ def test_gradients_are_counted(gradient):
     jax.jit(sampler.step)(jax.random.key(0), state)
     jax.effects_barrier()
     assert made["gradients"] == module.num_gradients
+    assert made["values"] == (0 if gradient == "position" else 1)
 
 
 def test_mistakes_are_told():
