@@ -71,12 +71,15 @@ def defaults():
         draws of the target (`learners.proposal.Spec`); False for the usual one.
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
         "separating" (`networks.proposal.Vectors`).
+    far_moves: of a form that can forget a distant x (`networks.proposal.Proposal`),
+        for funnels; False, the paper, for not.
     """
     return {
         "flow_steps": 2,
         "gradient": "displaced",
         "halves": "random",
         "bound": 8.0,
+        "far_moves": False,
         "initial_step_size": 0.05,
         "target_acceptance": 0.9,
         "entropy_weight": 0.01,
@@ -231,6 +234,7 @@ def proposer_fn(config, width, network):
         num_steps=settings.flow_steps,
         gradient=settings.gradient,
         bound=settings.bound,
+        far_moves=settings.far_moves,
         initial_log_epsilon=0.5 * math.log(2 * settings.initial_step_size),
     )
 

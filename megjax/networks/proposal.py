@@ -32,6 +32,10 @@ class Proposal(linen.Module):
         paper; "position" at x, its variant without R (that is R = 0; its code adds this
         gradient once, after the flow); "none" nowhere.
     bound: of |S|. The paper has none, and in float32 its inverse can then fail.
+    far_moves: makes them easier where scales differ by orders of magnitude from place
+        to place, as in funnels; not in the paper. Every step also takes a trained share
+        of x off, so that a proposal can forget x whole without a network that knows
+        each x to a thousandth; and networks see arcsinh of their inputs.
     initial_log_epsilon: logarithm of the factor of all moves, which is trained.
     """
 
@@ -40,6 +44,7 @@ class Proposal(linen.Module):
     num_steps: int
     gradient: str = "displaced"
     bound: float = 8.0
+    far_moves: bool = False
     initial_log_epsilon: float = 0.0
 
     def setup(self):
@@ -49,6 +54,9 @@ class Proposal(linen.Module):
         init = initializers.constant(self.initial_log_epsilon)
         self.log_epsilon = self.param("log_epsilon", init, ())
         self.masks = self.variable("masks", "kept", self.initial_masks)
+        if self.far_moves:
+            shape = (self.num_steps, *self.shape)
+            self.shares = self.param("shares", initializers.zeros, shape)
         self.coefficient_net = self.conditioner(3, jnp.tanh)
         if self.gradient == "displaced":
             self.displacement_net = self.conditioner(1, jax.nn.swish)
@@ -78,14 +86,24 @@ class Proposal(linen.Module):
         Both halves of a step share them.
         """
         inputs = (x, kept) if self.gradient == "none" else (x, kept, gradient)
-        out = self.coefficient_net(n, jnp.concatenate(inputs, axis=-1))
+        out = self.coefficient_net(n, self._seen(*inputs))
         scale, stretch, shift = jnp.split(out, 3, axis=-1)
+        if self.far_moves:
+            # Of a move, which is epsilon z, where z takes epsilon / 2N of a shift.
+            whole = 2 * self.num_steps * jnp.exp(-2 * self.log_epsilon)
+            shift += whole * self.shares[n] * x
         return self.bound * jnp.tanh(scale / self.bound), stretch, shift
 
     def displacement(self, n: int, x: Array, kept: Array) -> Array:
         """R of step n, two of [*shape] -> [*shape]."""
-        out = self.displacement_net(n, jnp.concatenate((x, kept), axis=-1))
-        return out.reshape(self.shape)
+        return self.displacement_net(n, self._seen(x, kept)).reshape(self.shape)
+
+    def _seen(self, *inputs: Array) -> Array:
+        """What the networks see of [*shape] each: [..., the sum of their channels]."""
+        if self.far_moves:
+            # Before they are joined, so that XLA has arcsinh x once for all steps.
+            inputs = map(jnp.arcsinh, inputs)
+        return jnp.concatenate(tuple(inputs), axis=-1)
 
 
 class Vectors(Proposal):

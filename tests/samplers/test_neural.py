@@ -45,8 +45,8 @@ def vectors(gradient="displaced", num_steps=2, **fields):
     return proposal.Vectors(num_steps=num_steps, gradient=gradient, **fields)
 
 
-def images(gradient="displaced", num_steps=1):
-    fields = {"shape": (4, 4, 2), "width": 4, "num_steps": num_steps}
+def images(gradient="displaced", num_steps=1, **fields):
+    fields = {"shape": (4, 4, 2), "width": 4, "num_steps": num_steps} | fields
     return proposal.Images(gradient=gradient, **fields)
 
 
@@ -92,8 +92,18 @@ def round_trip(flow, x, noise):
         (vectors("position"), True),
         (vectors("none"), False),
         (images("position"), True),
+        (vectors("displaced", far_moves=True), True),
+        (images("none", far_moves=True), True),
     ],
-    ids=["displaced", "displaced in float64", "position", "none", "images"],
+    ids=[
+        "displaced",
+        "displaced in float64",
+        "position",
+        "none",
+        "images",
+        "far",
+        "far images",
+    ],
 )
 def test_inverse_and_log_determinant(module, double):
     with jax.enable_x64(double):
@@ -110,10 +120,14 @@ def test_inverse_and_log_determinant(module, double):
         np.testing.assert_allclose(log_det, expected, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("gradient", ["displaced", "position"])
-def test_it_starts_as_mala(gradient):
+@pytest.mark.parametrize(
+    ("gradient", "far_moves"),
+    [("displaced", False), ("position", False), ("position", True)],
+)
+def test_it_starts_as_mala(gradient, far_moves):
     a = 0.3
-    module = vectors(gradient, initial_log_epsilon=float(np.log(np.sqrt(2 * a))))
+    fields = {"initial_log_epsilon": 0.5 * np.log(2 * a), "far_moves": far_moves}
+    module = vectors(gradient, **fields)
     variables = module.init(jax.random.key(0), jnp.zeros(DIM))
     flow = neural.flow(module, variables)
     learned = neural.neural(skewed, flow)
@@ -131,6 +145,41 @@ def test_it_starts_as_mala(gradient):
         np.testing.assert_allclose(
             move.log_det, DIM * np.log(np.sqrt(2 * a)), rtol=1e-6
         )
+
+
+def test_shares_of_a_position_add_up_until_it_is_forgotten():
+    module = vectors("none", far_moves=True, initial_log_epsilon=-0.5)
+    variables = module.init(jax.random.key(0), jnp.zeros(DIM))
+    shares = jnp.array([[0.25] * DIM, [0.75] * DIM])
+    variables = variables | {"params": variables["params"] | {"shares": shares}}
+    flow = neural.flow(module, variables)
+    noise = jnp.arange(3.0)
+    for size in (1.0, 100.0):
+        x = size * jnp.array([1.0, -2.0, 3.0])
+        state = neural.neural(gaussian, flow).init(x)
+        move = neural.move(noise, state, log_density_fn=gaussian, flow=flow)
+        np.testing.assert_allclose(
+            move.state.position, np.exp(-0.5) * noise, atol=1e-6 * size
+        )
+
+
+def test_far_moves_show_networks_inverse_hyperbolic_sines():
+    plain, far = vectors(), vectors(far_moves=True)
+    variables = perturbed(far)
+    params = dict(variables["params"]) | {"shares": jnp.zeros((2, DIM))}
+    inputs = 100 * jax.random.normal(jax.random.key(2), (3, DIM))
+    seen = jnp.arcsinh(inputs)
+    for method, num in (("coefficients", 3), ("displacement", 2)):
+        found = far.apply(
+            variables | {"params": params}, 1, *inputs[:num], method=method
+        )
+        expected = plain.apply(
+            variables | {"params": {k: v for k, v in params.items() if k != "shares"}},
+            1,
+            *seen[:num],
+            method=method,
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_without_gradients_it_starts_as_a_random_walk():
@@ -169,8 +218,9 @@ def test_a_step_by_hand():
     np.testing.assert_allclose(move.log_ratio, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("far_moves", [False, True])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient):
+def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, far_moves):
     """From x' the noise of the way back proposes x, with minus the log-ratio."""
 
     def pair(flow, key):
@@ -184,7 +234,7 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient):
         return x, back.state.position, there.log_ratio, back.log_ratio
 
     with jax.enable_x64(True):
-        flow = random_flow(gradient)
+        flow = random_flow(gradient, far_moves=far_moves)
         keys = jax.random.split(jax.random.key(3), 50)
         found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
     x, again, there, back = found
