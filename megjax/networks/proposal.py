@@ -34,8 +34,8 @@ class Proposal(linen.Module):
     bound: of |S|. The paper has none, and in float32 its inverse can then fail.
     far_moves: makes them easier where scales differ by orders of magnitude from place
         to place, as in funnels; not in the paper. Every step also takes a trained share
-        of x off, so that a proposal can forget x whole without a network that knows
-        each x to a thousandth; and networks see arcsinh of their inputs.
+        of x off, so that a proposal can forget x whole without a network that makes x
+        again; and networks see arcsinh of their inputs.
     initial_log_epsilon: logarithm of the factor of all moves, which is trained.
     """
 
