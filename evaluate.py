@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from megjax import command
+from megjax import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 ONLY = flags.DEFINE_list("only", [], "Names of evaluations; default all.")
@@ -24,14 +24,15 @@ def main() -> None:
     Of several processes the main one evaluates, on its own devices.
     """
     # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax import evaluating, experiment, processes, training
+    from megjax import distributed
+    from megjax.training import evaluate, experiment, loop
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "evaluation")
-    restored = training.restore(workdir, SET.value)
-    if not processes.is_main():
+    restored = loop.restore(workdir, SET.value)
+    if not distributed.is_main():
         return
-    reports = evaluating.evaluate(restored, ONLY.value, out, seed=SEED.value)
+    reports = evaluate.evaluate(restored, ONLY.value, out, seed=SEED.value)
     print(f"{workdir} at step {restored.step}; results in {out}/")
     for name, report in reports:
         print(name)
@@ -40,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, distributed=True)
+    app.run(main, distributed=True)

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from megjax import command
+from megjax import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain.")
@@ -50,8 +50,8 @@ def kernel(restored, proposal):
 
     proposal: the run that trained a neural kernel.
     """
-    from megjax import sampling
     from megjax.samplers import hmc, mala, rwm
+    from megjax.sampling import draw
 
     if PROPOSAL.value and KERNEL.value != "neural":
         raise ValueError(f"--proposal={PROPOSAL.value}: give --kernel=neural with it")
@@ -63,9 +63,9 @@ def kernel(restored, proposal):
                 "--kernel=gibbs sweeps the units themselves: use --space=data and "
                 "--inverse_temperature=1"
             )
-        return sampling.trained(restored.experiment.learner, restored.state), None
+        return draw.trained(restored.experiment.learner, restored.state), None
     if KERNEL.value == "neural":
-        return sampling.trained(proposal.experiment.learner, proposal.state), None
+        return draw.trained(proposal.experiment.learner, proposal.state), None
     module = {"mala": mala, "rwm": rwm, "hmc": hmc}[KERNEL.value]
     return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
 
@@ -79,7 +79,7 @@ def inverse_temperature(proposal):
 
 def labels(restored, proposal):
     """What tells a walk from others, beside the settings of `sampling.run`."""
-    from megjax import checkpoint
+    from megjax.training import checkpoint
 
     def checkpoint_of(run):
         digest = checkpoint.state_digest(run.state)
@@ -101,28 +101,29 @@ def main() -> int:
     # Imported after the flags, so that --help and mistakes answer at once.
     import jax
 
-    from megjax import experiment, journal, processes, sampling, training
-    from megjax.evaluation import walks
+    from megjax import distributed
+    from megjax.sampling import draw, store, trace
+    from megjax.training import experiment, loop
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "samples")
-    restored = proposal = training.restore(workdir)
+    restored = proposal = loop.restore(workdir)
     if KERNEL.value == "neural" and PROPOSAL.value:
-        proposal = training.restore(pathlib.Path(PROPOSAL.value))
-    if not processes.is_main():
+        proposal = loop.restore(pathlib.Path(PROPOSAL.value))
+    if not distributed.is_main():
         return 0
     kernel_fn, target_acceptance = kernel(restored, proposal)
     # Now, since a walk may take hours.
     out.mkdir(parents=True, exist_ok=True)
     told = functools.partial(labels, restored, proposal)
     with (
-        training.interruption() as interrupted,
-        journal.opened(
+        loop.interruption() as interrupted,
+        store.opened(
             out / "chunks", told, draws=KEEP_DRAWS.value, interrupted=interrupted
         ) as kept,
     ):
         try:
-            walk = sampling.run(
+            walk = draw.run(
                 jax.random.key(SEED.value),
                 restored.experiment.learner,
                 restored.state,
@@ -138,15 +139,15 @@ def main() -> int:
                 target_acceptance=target_acceptance,
                 kept=kept,
             )
-        except journal.Stopped as stopped:
+        except store.Stopped as stopped:
             print(stopped, file=sys.stderr)
             return 128 + stopped.number
-        report = walks.write(walk, out)
+        report = trace.write(walk, out)
         kept.finish()
     print(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
-    print("\n".join(walks.lines(report)))
+    print("\n".join(trace.lines(report)))
     return 0
 
 
 if __name__ == "__main__":
-    command.run(main, distributed=True)
+    app.run(main, distributed=True)

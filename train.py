@@ -10,7 +10,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from megjax import command
+from megjax import app
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path[:argument]."
@@ -22,16 +22,14 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Builds the experiment and trains it; the exit status."""
     # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax import experiment, training
+    from megjax.training import experiment, loop
 
     config_file = experiment.portable(FLAGS["config"].config_filename)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{experiment.name(config_file)}")
     config = CONFIG.value
     try:
-        training.train(
-            config, experiment.built(config), workdir, config_file=config_file
-        )
-    except training.Stopped as stopped:
+        loop.train(config, experiment.built(config), workdir, config_file=config_file)
+    except loop.Stopped as stopped:
         print(f"{stopped}; the same command resumes", file=sys.stderr)
         return 128 + stopped.number
     return 0
@@ -39,4 +37,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    command.run(main, distributed=True, preemptible=True)
+    app.run(main, distributed=True, preemptible=True)

@@ -17,10 +17,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from megjax import command, experiment
-from megjax.data import heldout, kdd99
+from megjax import app
+from megjax.data import kdd99, one_class
 from megjax.data.dataset import Dataset, LabelledExamples
 from megjax.evaluation import anomaly, baselines
+from megjax.training import experiment
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path[:argument]."
@@ -39,7 +40,7 @@ def split(config: ml_collections.ConfigDict) -> tuple[Dataset, LabelledExamples]
     if "scale" in config:
         return kdd99.kdd99(data_dir=data_dir, scale=config.scale)
     if "digit" in config:
-        return heldout.mnist_without(config.digit, data_dir=data_dir)
+        return one_class.mnist_without(config.digit, data_dir=data_dir)
     raise ValueError("the config has no anomalies: give kdd99 or mnist_anomaly")
 
 
@@ -108,4 +109,4 @@ def main() -> int:
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     flags.mark_flag_as_required("config")
-    command.run(main)
+    app.run(main)

@@ -28,9 +28,9 @@ import numpy as np
 from absl import flags
 from sklearn import neural_network
 
-from megjax import command
+from megjax import app
 from megjax.data import binary, images
-from megjax.transformer import RBM
+from megjax.estimators.rbm import RBM
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Of TFDS; default its own.")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Timed rounds; the median counts.", 1)
@@ -174,4 +174,4 @@ def usable_cores() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    app.run(main)

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from megjax import command
-from megjax.evaluation import inception, tensors
+from megjax import app
+from megjax.evaluation import inception
+from megjax.io import tensors
 
 PYTHON = flags.DEFINE_string("python", None, "Python with torch and torch-fidelity.")
 NUM_IMAGES = flags.DEFINE_integer("num_images", 32, "How many images.", 2)
@@ -76,4 +77,4 @@ def difference(ours, theirs: np.ndarray) -> float:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("python")
-    command.run(main)
+    app.run(main)

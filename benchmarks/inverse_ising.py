@@ -19,7 +19,7 @@ import time
 import numpy as np
 from absl import flags
 
-from megjax import command
+from megjax import app
 from megjax.data import ising as lattice
 from megjax.energies import ising
 from megjax.evaluation import couplings
@@ -120,4 +120,4 @@ def observations(strength: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    app.run(main)

@@ -13,7 +13,9 @@ import jax
 from absl import flags
 
 from benchmarks import step as peer
-from megjax import command, parallel, sampling, training
+from megjax import app, distributed
+from megjax.sampling import draw
+from megjax.training import loop
 
 NUM = flags.DEFINE_integer("num", 64, "Chains.", 1)
 STEPS = flags.DEFINE_integer("steps", 20, "Steps of a timed walk.", 1)
@@ -23,11 +25,9 @@ def main() -> int:
     """Prints one line of JSON: seconds per step, ours and the peer's."""
     config = peer.CONFIG.value
     built = config.build(config)
-    with jax.set_mesh(parallel.data_mesh()):
-        key = training.keys(config.train.seed).init
-        state = training.initial_state(
-            built.learner, built.data, config.batch_size, key
-        )
+    with jax.set_mesh(distributed.data_mesh()):
+        key = loop.keys(config.train.seed).init
+        state = loop.initial_state(built.learner, built.data, config.batch_size, key)
     ours, theirs = [], []
     seconds_per_step(built.learner, state)
     for _ in range(peer.REPEATS.value):
@@ -45,7 +45,7 @@ def main() -> int:
 def seconds_per_step(learner, state) -> float:
     """Wall time of a whole walk, starts and host copies included, per step."""
     start = time.perf_counter()
-    sampling.run(
+    draw.run(
         jax.random.key(0),
         learner,
         state,
@@ -60,4 +60,4 @@ def seconds_per_step(learner, state) -> float:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    command.run(main)
+    app.run(main)

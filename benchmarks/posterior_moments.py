@@ -2,7 +2,7 @@
 
     python -m benchmarks.posterior_moments --data_dir=../shared/data
 
-Prints for each set the means and standard deviations that `megjax/data/logistic.py`
+Prints for each set the means and standard deviations that `megjax/densities/logistic.py`
 keeps, their Monte Carlo errors, R-hat, ESS and acceptance. Chains start in the Laplace
 approximation and take its covariance for their inverse mass matrix; the steps are short
 because the last Australian coefficient is skewed, and long ones never leave its tail.
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from megjax import command
-from megjax.data import logistic
-from megjax.evaluation import chains
+from megjax import app
+from megjax.densities import logistic
+from megjax.metrics import mcmc
 from megjax.samplers import hmc, kernel
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the Statlog sets.")
@@ -70,7 +70,7 @@ def draws(name: str) -> tuple[np.ndarray, float]:
 
     starts = mode + noise @ factor.T
     record = run(jax.random.split(keys[1], NUM_CHAINS.value), starts)
-    lowest = np.min(np.mean(record.infos.acceptance_prob, axis=1))
+    lowest = np.min(np.mean(record.infos.acceptance_rate, axis=1))
     return np.asarray(record.observations)[:, BURN_IN.value :], float(lowest)
 
 
@@ -98,10 +98,10 @@ def summary(x: np.ndarray) -> dict[str, object]:
         "std": np.round(deviation, 5).tolist(),
         "largest_mean_error": float(np.max(errors[0])),
         "largest_std_error": float(np.max(errors[1] / (2 * deviation))),
-        "r_hat": max(chains.r_hat(x[..., i]) for i in range(x.shape[2])),
-        "ess_geyer": float(np.min(chains.efficiencies(x))),
+        "r_hat": max(mcmc.r_hat(x[..., i]) for i in range(x.shape[2])),
+        "ess_geyer": float(np.min(mcmc.efficiencies(x))),
     }
 
 
 if __name__ == "__main__":
-    command.run(main)
+    app.run(main)

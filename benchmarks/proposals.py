@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import metrics, training
-from megjax.data import logistic, targets
-from megjax.data.targets import Target
-from megjax.evaluation import chains
+from megjax.densities import logistic, targets
+from megjax.densities.targets import Target
+from megjax.metrics import mcmc
 from megjax.networks import proposal as networks
 from megjax.samplers import adaptation, gradient_adaptive, hmc, kernel, mala
+from megjax.training import loop, metric_writer
 from megjax.types import Array, Key, PyTree
 
 PATH_LENGTHS = (2, 4, 8, 16, 32, 64)
@@ -238,7 +238,7 @@ def learned(
     on: far outside of them it can stand still. Counts 4 N gradients for N steps of the
     flow: two halves, there and back.
     """
-    restored = training.restore(workdir)
+    restored = loop.restore(workdir)
     flow = restored.config.proposal
     num_gradients = networks.num_gradients(flow.gradient, flow.flow_steps)
     sampler = restored.experiment.learner.kernel(restored.state, target.log_density)
@@ -250,7 +250,7 @@ def learned(
     states = jax.vmap(sampler.init)(starts)
     if target.sample is None:
         states, _ = _walked(keys[1], sampler, states, settings.warm_up)
-    rates = [row.get("iterations_per_second") for row in metrics.read(workdir)]
+    rates = [row.get("iterations_per_second") for row in metric_writer.read(workdir)]
     # Without its compilation, the burn-in of a buffer, and what evaluations take.
     seconds = restored.step / np.median([rate for rate in rates if rate])
     return Ready(sampler, states, num_gradients or np.nan, float(seconds))
@@ -312,7 +312,7 @@ def table(
                     workdir = workdir_fn(row.config, seed)
                     ready_fn = functools.partial(learned, workdir=workdir)
                     path = pathlib.Path(workdir, "table1.json")
-                    steps = (record["step"] for record in metrics.read(workdir))
+                    steps = (record["step"] for record in metric_writer.read(workdir))
                     num_updates = max(steps, default=0)
                 found.append(_kept(path, ready_fn, target, row, seed, num_updates))
                 yield _cells(row, name, f"{label}, seed {seed}", found[-1:])
@@ -375,18 +375,18 @@ def measured(
     per_draw = ready.gradients_per_draw or float(np.mean(gradients))
     x = np.asarray(x)
     moments = target.moments._asdict() if target.moments else {}
-    found = chains.report(x, gradients_per_draw=per_draw, seconds=seconds, **moments)
+    found = mcmc.report(x, gradients_per_draw=per_draw, seconds=seconds, **moments)
     found["ess_above_per_gradient"] = found["ess_above"] / per_draw
     found |= {
-        "acceptance": float(np.mean(infos.acceptance_prob)),
+        "acceptance": float(np.mean(infos.acceptance_rate)),
         "non_finite": float(1 - np.mean(infos.finite)),
         "gradients_per_draw": per_draw,
         "seconds": seconds,
         "warm_up_seconds": ready.warm_up_seconds,
     }
     if published:
-        paper = chains.Estimator("above", *published)
-        found["ess_above_published"] = float(np.min(chains.efficiencies(x, paper)))
+        paper = mcmc.Estimator("above", *published)
+        found["ess_above_published"] = float(np.min(mcmc.efficiencies(x, paper)))
     if target.moments:
         mean, variance = (values[0] for values in target.moments)
         away = (x[..., 0] - mean) / np.sqrt(variance)

@@ -23,18 +23,12 @@ from sklearn import metrics as sklearn_metrics
 
 from benchmarks import proposals
 from configs import base, cifar10
-from megjax import (
-    checkpoint,
-    command,
-    evaluating,
-    experiment,
-    metrics,
-    sampling,
-    training,
-)
+from megjax import app
 from megjax.data import images
-from megjax.evaluation import anomaly, fidelity, walks
+from megjax.evaluation import anomaly, fidelity
 from megjax.samplers import rwm
+from megjax.sampling import draw, trace
+from megjax.training import checkpoint, evaluate, experiment, loop, metric_writer
 
 BUDGET = flags.DEFINE_enum("budget", "reduced", ["reduced", "full"], "Protocol.")
 RUNS = flags.DEFINE_string("runs", "runs/reproduce", "Directory of the runs.")
@@ -96,11 +90,11 @@ def evaluated(run: Run, name: str, seed: int = 0, **fields) -> dict[str, float]:
     """Metrics of one evaluation of a trained run; fields: of its config, changed."""
     workdir = trained(run, seed)
     _, values = checkpoint.claimed(workdir)
-    entry = evaluating.read(workdir / "evaluation").get(name, {})
+    entry = evaluate.read(workdir / "evaluation").get(name, {})
     if entry.get("step") != values["train"]["num_steps"]:
         changes = [f"--set={field}={value}" for field, value in fields.items()]
         called("evaluate.py", f"--workdir={workdir}", f"--only={name}", *changes)
-        entry = evaluating.read(workdir / "evaluation")[name]
+        entry = evaluate.read(workdir / "evaluation")[name]
     return entry["metrics"]
 
 
@@ -233,7 +227,7 @@ def table3() -> Iterator[Sequence]:
     for variant in variants:
         run = Run(variant, f"configs/kdd99.py:{variant}")
         seeds = range(SEEDS.value or 5)
-        logs = [metrics.read(trained(run, seed)) for seed in seeds]
+        logs = [metric_writer.read(trained(run, seed)) for seed in seeds]
         for score in ("score_norm", "energy"):
             yield f"MEG {variant}, {score}", *_last_ten(logs, score, variant)
     arguments = ["-m", "benchmarks.anomaly_baselines", "--config=configs/kdd99.py"]
@@ -306,7 +300,7 @@ def figure4() -> Iterator[Sequence]:
     """
     full = BUDGET.value == "full"
     workdir = trained(Run("", f"configs/{'celeba' if full else 'mnist_small'}.py"))
-    restored = training.restore(workdir)
+    restored = loop.restore(workdir)
     train = restored.experiment.data
     some = np.asarray(
         train.take(train.store, np.arange(min(train.num_examples, 10000)))
@@ -316,14 +310,14 @@ def figure4() -> Iterator[Sequence]:
         *("rms of position before", "after", "off the data before", "after"),
     )
     for name, beta, settings in WALKS:
-        walk = sampling.run(
+        walk = draw.run(
             jax.random.key(SEEDS.value or 0),
             restored.experiment.learner,
             restored.state,
             inverse_temperature=beta,
             **settings,
         )
-        found = walks.write(walk, workdir / "walks" / name.replace(" ", "_"))
+        found = trace.write(walk, workdir / "walks" / name.replace(" ", "_"))
         yield (
             *(name, beta, found["step_size"], found["acceptance"]),
             *(found["energy_before"], found["energy_after"]),
@@ -378,7 +372,7 @@ def image_ebm() -> Iterator[Sequence]:
                 f"{sampler}, seed {seed}",
                 *(found[f"frechet_{side}"] for side in sides),
                 *(found[f"energy_distance_{side}"] for side in sides),
-                *_early_and_late(metrics.read(trained(run, seed))),
+                *_early_and_late(metric_writer.read(trained(run, seed))),
                 walk["acceptance_buffer"],
                 *(walk[f"energy_{when}_buffer"] for when in ("before", "after")),
                 *(walk[f"distance_{when}_buffer"] for when in ("before", "after")),
@@ -468,4 +462,4 @@ def _cell(value) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, choices=TABLES)
+    app.run(main, choices=TABLES)

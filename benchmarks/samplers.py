@@ -23,9 +23,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks import proposals
-from megjax import command
-from megjax.data import targets
-from megjax.evaluation import chains
+from megjax import app
+from megjax.densities import targets
+from megjax.metrics import mcmc
 from megjax.samplers import hmc, kernel, mala
 
 TARGETS = flags.DEFINE_multi_enum(
@@ -94,7 +94,7 @@ def compared(label: str, target: targets.Target, ours: kernel.Kernel, theirs) ->
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - begin)
             if repeat == 0:
-                efficiency[name] = float(np.min(chains.efficiencies(np.asarray(x))))
+                efficiency[name] = float(np.min(mcmc.efficiencies(np.asarray(x))))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     fastest = min(medians, key=lambda name: (name == "ours", medians[name]))
     steps = NUM_CHAINS.value * NUM_STEPS.value
@@ -180,4 +180,4 @@ def told(label: str, found: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    app.run(main)

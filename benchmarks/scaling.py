@@ -20,7 +20,8 @@ from absl import flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from megjax import command, parallel, training
+from megjax import app, distributed
+from megjax.training import loop
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path[:argument]."
@@ -114,8 +115,8 @@ def _num_bytes(dtype: str, sides: str) -> int:
 def compiled(built, mesh, batch_size: int, options):
     """The learner's step for a batch over the mesh, from forms alone."""
     learner = built.learner
-    everywhere = parallel.replicated(mesh)
-    split = jax.NamedSharding(mesh, jax.P(None, parallel.AXIS))
+    everywhere = distributed.replicated(mesh)
+    split = jax.NamedSharding(mesh, jax.P(None, distributed.AXIS))
     shape = (learner.num_batches, batch_size, *built.data.shape)
     key = jax.eval_shape(jax.random.key, 0)
     with jax.set_mesh(mesh), _convolutions(mesh):
@@ -167,10 +168,10 @@ def estimate(found: Cost, tflops: float, gbytes: float) -> tuple[float, float]:
 def measured(config, built, program, mesh, batch_size: int) -> float:
     """Wall seconds of an iteration."""
     with jax.set_mesh(mesh):
-        key = jax.device_put(jax.random.key(0), parallel.replicated(mesh))
-        state = training.initial_state(built.learner, built.data, batch_size, key)
+        key = jax.device_put(jax.random.key(0), distributed.replicated(mesh))
+        state = loop.initial_state(built.learner, built.data, batch_size, key)
         shape = (built.learner.num_batches, batch_size, *built.data.shape)
-        split = jax.NamedSharding(mesh, jax.P(None, parallel.AXIS))
+        split = jax.NamedSharding(mesh, jax.P(None, distributed.AXIS))
         x = jax.device_put(jnp.zeros(shape), split)
         state, _ = jax.block_until_ready(program(key, state, x))
         num, start = 0, time.perf_counter()
@@ -210,7 +211,7 @@ def row(config, built, scaling: str, mesh) -> list[str]:
     if batch_size % num:
         raise ValueError(f"config.batch_size={batch_size} is no multiple of {num}")
     cpu = mesh.devices.flat[0].platform == "cpu"
-    options = training.compiler_options(config.train) if cpu else None
+    options = loop.compiler_options(config.train) if cpu else None
     if cpu and not SECONDS.value:
         # What is not run need not be fast; memory as if it had to be saved.
         options |= {
@@ -252,7 +253,7 @@ def main() -> int:
     for scaling, num in itertools.product(SCALING.value, asked):
         # On one device the two are the same.
         if num > 1 or scaling == SCALING.value[0]:
-            mesh = parallel.data_mesh(everything[:num])
+            mesh = distributed.data_mesh(everything[:num])
             cells = zip(row(config, built, scaling, mesh), heads)
             widths = (f"{cell:>{max(8, len(head))}}" for cell, head in cells)
             print("  ".join(widths), flush=True)
@@ -261,4 +262,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    command.run(main)
+    app.run(main)

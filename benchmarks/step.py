@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
-from megjax import command, experiment, parallel, training
+from megjax import app, distributed
+from megjax.training import experiment, loop
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, path[:argument]."
@@ -34,7 +35,7 @@ def main() -> int:
     """Measures the config's step and prints a table and one line of JSON."""
     config = CONFIG.value
     built = config.build(config)
-    with jax.set_mesh(parallel.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh()):
         record = measured(config, built)
     record = {"config": experiment.portable(FLAGS["config"].config_filename)} | record
     for name, value in record.items():
@@ -49,26 +50,26 @@ def main() -> int:
 
 def measured(config, built) -> dict[str, float | str | int]:
     """The figures of one config, in seconds, FLOP, bytes and ratios."""
-    streams = training.keys(config.train.seed)
-    state = training.initial_state(
+    streams = loop.keys(config.train.seed)
+    state = loop.initial_state(
         built.learner, built.data, config.batch_size, streams.init
     )
     shape = (built.learner.num_batches, config.batch_size, *built.data.shape)
     x = jnp.zeros(shape)
-    options = training.compiler_options(config.train)
+    options = loop.compiler_options(config.train)
     step = jax.jit(built.learner.step, donate_argnums=1, compiler_options=options)
     start = time.perf_counter()
     compiled = step.lower(streams.step, state, x).compile()
     compile_seconds = time.perf_counter() - start
     flops = compiled.cost_analysis()["flops"]
-    bare, loop, peer = Bare(compiled, streams.step, state, x), Loop(config, built), []
-    for runner in (bare, loop):
+    bare, whole, peer = Bare(compiled, streams.step, state, x), Loop(config, built), []
+    for runner in (bare, whole):
         runner.run(1)
         runner.run(1)
     rounds = {"bare": [], "loop": []}
     for _ in range(REPEATS.value):
         rounds["bare"].append(seconds_per_iteration(bare.run))
-        rounds["loop"].append(seconds_per_iteration(loop.run))
+        rounds["loop"].append(seconds_per_iteration(whole.run))
         if PEER.value:
             peer.append(peer_seconds())
     seconds = {name: statistics.median(times) for name, times in rounds.items()}
@@ -88,7 +89,7 @@ def measured(config, built) -> dict[str, float | str | int]:
         "achieved_gflop_per_second": flops / seconds["bare"] / 1e9,
         "matmul_peak_gflop_per_second": peak / 1e9,
         "fraction_of_matmul_peak": flops / seconds["bare"] / peak,
-        "peak_memory_gib": training.peak_memory() / 2**30,
+        "peak_memory_gib": loop.peak_memory() / 2**30,
     }
     if peer:
         record["peer_seconds_per_iteration"] = statistics.median(peer)
@@ -116,17 +117,17 @@ class Loop:
     def __init__(self, config, built):
         config = config.copy_and_resolve_references()
         config.train.num_steps = 2**31 - 2
-        key = training.keys(config.train.seed).init
-        self.state = training.initial_state(
+        key = loop.keys(config.train.seed).init
+        self.state = loop.initial_state(
             built.learner, built.data, config.batch_size, key
         )
-        self.calls = training.calls(config, built, 0)
+        self.calls = loop.calls(config, built, 0)
         self.samples = config.batch_size * built.learner.num_batches
         self.log_every = config.train.log_every
 
     def run(self, num: int) -> int:
         """Runs at least `num` iterations with their metrics; how many it ran."""
-        done, window = 0, training.Window(self.samples)
+        done, window = 0, loop.Window(self.samples)
         while done < num:
             step, length, call = next(self.calls)
             self.state, found = call(self.state)
@@ -134,7 +135,7 @@ class Loop:
             done += length
             if (step + length) % self.log_every == 0:
                 window.scalars(step + length)
-                window = training.Window(self.samples)
+                window = loop.Window(self.samples)
         jax.block_until_ready(found)
         return done
 
@@ -170,4 +171,4 @@ def peer_seconds() -> float:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    command.run(main)
+    app.run(main)

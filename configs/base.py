@@ -8,11 +8,11 @@ import ml_collections
 import optax
 from jax import numpy as jnp
 
-from megjax import objectives
+from megjax import losses
 from megjax.evaluation import classifier, fidelity, pictures
-from megjax.experiment import Experiment
 from megjax.learners import meg
 from megjax.networks import dcgan, heads, ladder
+from megjax.training.experiment import Experiment
 
 
 def get_config():
@@ -178,9 +178,9 @@ def meg_spec(config, energy, generator, statistics):
         bound=choice(
             "meg.bound",
             settings.bound,
-            jensen_shannon=objectives.jensen_shannon,
-            donsker_varadhan=objectives.donsker_varadhan,
-            info_nce=objectives.info_nce,
+            jensen_shannon=losses.jensen_shannon,
+            donsker_varadhan=losses.donsker_varadhan,
+            info_nce=losses.info_nce,
         ),
         pairing=choice(
             "meg.pairing",

@@ -14,10 +14,10 @@ import functools
 import numpy as np
 
 from configs import base
-from megjax import sampling
 from megjax.data import images
 from megjax.evaluation import fidelity
 from megjax.samplers import mala, rwm
+from megjax.sampling import draw
 
 
 def get_config():
@@ -108,9 +108,9 @@ def samplers(settings, learner):
 
 def walked(learner, key, state, num, **chain):
     """Ends of chains that start at samples of the learner, and how they moved."""
-    walk = sampling.run(key, learner, state, num=num, num_snapshots=2, **chain)
+    walk = draw.run(key, learner, state, num=num, num_snapshots=2, **chain)
     told = {
-        "acceptance": float(np.mean(walk.acceptance_prob)),
+        "acceptance": float(np.mean(walk.acceptance_rate)),
         "energy_before": float(np.mean(walk.energy[:, 0])),
         "energy_after": float(np.mean(walk.energy[:, -1])),
         "rms_after": float(np.mean(walk.rms[:, -1])),

@@ -25,8 +25,8 @@ from megjax.data import binary
 from megjax.data import ising as lattice
 from megjax.energies import units
 from megjax.evaluation import ising as observables
-from megjax.experiment import Experiment
 from megjax.learners import contrastive
+from megjax.training.experiment import Experiment
 
 
 def get_config(temperature="2.25"):

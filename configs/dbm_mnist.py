@@ -13,8 +13,9 @@ import jax
 from configs import base, rbm_mnist
 from megjax.energies import dbm, units
 from megjax.evaluation import likelihood
-from megjax.experiment import Experiment
-from megjax.learners import contrastive, learner, stages
+from megjax.learners import base as learners_base
+from megjax.learners import contrastive, stages
+from megjax.training.experiment import Experiment
 
 
 def get_config():
@@ -97,7 +98,7 @@ def pretrained(config, coding, *, visible_bias, kind=units.BERNOULLI):
         v = kind.sample(key_image, kind.field(means), 1.0)
         optimizer = together.optimizer.init(params)
         return own.replace(
-            model=learner.Player(params, {}, optimizer),
+            model=learners_base.Player(params, {}, optimizer),
             particles=family.start(key_units, params, v),
         )
 

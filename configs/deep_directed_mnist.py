@@ -14,9 +14,9 @@ python evaluate.py --workdir=runs/deep_directed_mnist
 from configs import base, deep_directed_two_spirals, mnist
 from megjax.data import images
 from megjax.evaluation import pictures
-from megjax.experiment import Experiment
 from megjax.learners import deep_directed
 from megjax.networks import experts
+from megjax.training.experiment import Experiment
 
 VARIANTS = ("mnist", "digits")
 

@@ -18,12 +18,12 @@ import jax
 
 from configs import base, proposal_icg
 from megjax.data import dequantisation, images
-from megjax.evaluation import persistence
-from megjax.experiment import Experiment
-from megjax.learners import proposal, replay, walkers
+from megjax.evaluation import chain_stability
+from megjax.learners import adaptive_samplers, proposal, replay
 from megjax.networks import proposal as networks
 from megjax.networks import smooth
-from megjax.samplers import coordinates
+from megjax.samplers import bijectors
+from megjax.training.experiment import Experiment
 
 SAMPLERS = ("neural", "mala")
 
@@ -82,7 +82,13 @@ def ebm_config(sampler):
 
 def proposal_defaults():
     """The variant without R, and a constant rate, since the target goes on changing."""
-    unused = ("buffer_size", "burn_in", "whitenings", "num_transitions", "halves")
+    unused = (
+        "buffer_size",
+        "burn_in",
+        "warmup_windows",
+        "num_transitions",
+        "coupling_masks",
+    )
     settings = proposal_icg.defaults()
     return {k: v for k, v in settings.items() if k not in unused} | {
         "width": 32,
@@ -100,19 +106,19 @@ def image_energy(config, data):
     learner = replay.replay(spec)
     for field in ("num_chains", "num_transitions"):
         base.at_least(f"evaluation.{field}", config.evaluation[field], 1)
-    model = persistence.Model(
+    model = chain_stability.Model(
         learner,
         positions_fn=functools.partial(replay.positions, spec),
         start_fn=functools.partial(replay.starts, spec),
         noise_fn=spec.noise_fn,
     )
-    long_run = persistence.long_run(
+    long_run = chain_stability.long_run(
         model,
         data,
         num_chains=config.evaluation.num_chains,
         num_transitions=config.evaluation.num_transitions,
     )
-    evaluations = {"buffer": persistence.buffer_distance(model, data)}
+    evaluations = {"buffer": chain_stability.buffer_distance(model, data)}
     return Experiment(data, learner, evaluations, {"long_run": long_run})
 
 
@@ -131,7 +137,7 @@ def specification(config, shape):
     return replay.Spec(
         smooth.Energy(config.width, dtype=base.compute_dtype(config.dtype)),
         walker(config, shape),
-        coordinates.logit(config.alpha),
+        bijectors.logit(config.alpha),
         functools.partial(dequantisation.dequantised, num_levels=config.num_levels),
         buffer_size=settings.buffer_size,
         num_transitions=settings.num_transitions,
@@ -149,9 +155,11 @@ def walker(config, shape):
     num_updates = config.train.num_steps * config.replay.num_transitions
     objective = proposal_icg.objective(config, num_updates)
     if learned:
-        return walkers.neural(proposal.Spec(None, proposer(shape), None, **objective))
-    return walkers.langevin(
-        walkers.StepSize(
+        return adaptive_samplers.neural(
+            proposal.Spec(None, proposer(shape), None, **objective)
+        )
+    return adaptive_samplers.langevin(
+        adaptive_samplers.StepSize(
             proposal_icg.target_acceptance(config),
             config.proposal.initial_step_size,
             config.replay.step_size_rate,

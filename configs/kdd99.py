@@ -11,9 +11,9 @@ RESULTS.md. The energy itself ranks the anomalies below the data.
 from configs import base
 from megjax.data import kdd99
 from megjax.evaluation import anomaly
-from megjax.experiment import Experiment
 from megjax.learners import meg
 from megjax.networks import heads, mlp
+from megjax.training.experiment import Experiment
 
 VARIANTS = ("minmax", "raw")
 EPOCH = 774

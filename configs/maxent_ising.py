@@ -19,8 +19,8 @@ from configs import base, rbm_mnist
 from megjax.data import ising as lattice
 from megjax.energies import ising
 from megjax.evaluation import ising as observables
-from megjax.experiment import Experiment
 from megjax.learners import contrastive
+from megjax.training.experiment import Experiment
 
 TEMPERATURES = ("1.75", "2.25", "2.75")
 

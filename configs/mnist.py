@@ -12,7 +12,7 @@ import functools
 
 from configs import base
 from megjax.data import images
-from megjax.evaluation import classes
+from megjax.evaluation import classifier_metrics
 
 NAMES = ("mnist", "fashion_mnist", "kmnist")
 
@@ -53,7 +53,7 @@ def measured(config, built):
         held_out, _ = images.labelled(name, split="test", data_dir=data_dir)
         return built.data.store, held_out
 
-    opinion = classes.classes(
+    opinion = classifier_metrics.classes(
         built.learner,
         functools.partial(base.classifier_space, settings.classifier, name),
         sets,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from configs import base
-from megjax.data import heldout
+from megjax.data import one_class
 from megjax.evaluation import anomaly
 from megjax.learners import meg
 from megjax.networks import dcgan
@@ -35,7 +35,7 @@ def get_config(digit="1"):
 
 def build(config):
     """MEG on four fifths of the other digits, tested on the rest and the one."""
-    data, test = heldout.mnist_without(config.digit, data_dir=config.data_dir or None)
+    data, test = one_class.mnist_without(config.digit, data_dir=config.data_dir or None)
     built = base.image_meg(config, data)
     learner = built.learner
     scorer = anomaly.energy_scores(learner, features(config))

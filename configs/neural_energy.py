@@ -40,7 +40,7 @@ def get_config(name="two_spirals"):
     config.contrast.update(
         {
             "num_chains": 200,
-            "driven": True,
+            "fluctuating_temperature": True,
             "learning_rate": 0.001,
             "num_sample_sweeps": 50,
         }

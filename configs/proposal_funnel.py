@@ -18,7 +18,7 @@ per gradient (paper 0.037), where NUTS has 4e-5.
 """
 
 from configs import proposal_icg
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.evaluation import proposals
 
 VARIANTS = {
@@ -41,8 +41,8 @@ def get_config(std="3"):
             # Of 100 coordinates only seven halvings part x0 from every other.
             "flow_steps": 7 if std == "1" else 4,
             "initial_step_size": 0.01,
-            "halves": "separating",
-            "far_moves": True,
+            "coupling_masks": "bisecting",
+            "learned_shrinkage": True,
             # With R training takes twice as long and a transition 28 gradients or 16,
             # not 1; without far moves it is worth a third more on the first funnel.
             "gradient": "position",

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import optax
 
 from configs import base
-from megjax.data import targets
 from megjax.data.dataset import Dataset
+from megjax.densities import targets
 from megjax.evaluation import proposals
-from megjax.experiment import Experiment
 from megjax.learners import proposal
 from megjax.networks import proposal as networks
+from megjax.training.experiment import Experiment
 
 
 def get_config():
@@ -62,7 +62,7 @@ def defaults():
 
     initial_step_size: of the MALA that a proposal starts as; tuned on the way where
         there is a buffer. buffer_size: 0 trains on exact draws.
-    whitenings: of the buffer, whose covariance then is the proposal's frame; 0, the
+    warmup_windows: of the buffer, whose covariance then is the proposal's frame; 0, the
         paper, for none.
     entropy_weight_rate: at which the weight follows the acceptance; 0 holds it.
     relative_entropy: of the proposal to the target (`learners.proposal.Spec`); False,
@@ -70,16 +70,16 @@ def defaults():
     path_gradient: of a relative entropy, with less noise where proposals are nearly
         draws of the target (`learners.proposal.Spec`); False for the usual one.
     halves: of the coordinates, which a step keeps in turn: "random", the paper, or
-        "separating" (`networks.proposal.Vectors`).
-    far_moves: of a form that can forget a distant x (`networks.proposal.Proposal`),
+        "bisecting" (`networks.proposal.Vectors`).
+    learned_shrinkage: of a form that can forget a distant x (`networks.proposal.Proposal`),
         for funnels; False, the paper, for not.
     """
     return {
         "flow_steps": 2,
         "gradient": "displaced",
-        "halves": "random",
+        "coupling_masks": "random",
         "bound": 8.0,
-        "far_moves": False,
+        "learned_shrinkage": False,
         "initial_step_size": 0.05,
         "target_acceptance": 0.9,
         "entropy_weight": 0.01,
@@ -91,7 +91,7 @@ def defaults():
         "stop_gradient": False,
         "buffer_size": 0,
         "burn_in": 500,
-        "whitenings": 0,
+        "warmup_windows": 0,
         "num_transitions": 100,
         "learning_rate": 2e-3,
         "beta1": 0.9,
@@ -124,7 +124,7 @@ def posterior_config():
     config = proposal_config()
     config.width = 64
     relative(config)
-    config.proposal.update({"buffer_size": 2048, "burn_in": 150, "whitenings": 3})
+    config.proposal.update({"buffer_size": 2048, "burn_in": 150, "warmup_windows": 3})
     config.proposal.learning_rate = 3e-3
     config.evaluation.burn_in = 200
     config.train.num_steps = 5000
@@ -132,7 +132,7 @@ def posterior_config():
 
 
 def proposal_experiment(config, target):
-    """A proposal of perceptrons on a target of `megjax.data.targets`."""
+    """A proposal of perceptrons on a target of `megjax.densities.targets`."""
     learner = proposal.proposal(vector_spec(config, target))
     efficiency = proposals.efficiency(learner, trial(config, target))
     data = draws(target, source(config, target), seed=config.train.seed)
@@ -189,8 +189,14 @@ def proposal_spec(config, log_density_fn, starts, shape):
     """The specification of `config.proposal` for a density on positions of a shape."""
     settings = config.proposal
     base.at_least("proposal.num_transitions", settings.num_transitions, 1)
-    base.choice("proposal.halves", settings.halves, **dict.fromkeys(networks.HALVES))
-    vectors = functools.partial(networks.Vectors, halves=settings.halves)
+    base.choice(
+        "proposal.coupling_masks",
+        settings.coupling_masks,
+        **dict.fromkeys(networks.COUPLING_MASKS),
+    )
+    vectors = functools.partial(
+        networks.Vectors, coupling_masks=settings.coupling_masks
+    )
     proposer = proposer_fn(config, config.width, vectors)
     return proposal.Spec(
         log_density_fn,
@@ -206,16 +212,18 @@ def buffer(config, shape):
     """The chains to train on; None where there are exact draws."""
     settings = config.proposal
     base.at_least("proposal.burn_in", settings.burn_in, 1)
-    base.at_least("proposal.whitenings", settings.whitenings, 0)
-    if settings.whitenings and (len(shape) != 1 or not settings.buffer_size):
+    base.at_least("proposal.warmup_windows", settings.warmup_windows, 0)
+    if settings.warmup_windows and (len(shape) != 1 or not settings.buffer_size):
         raise ValueError(
-            f"config.proposal.whitenings={settings.whitenings}: these need a buffer of "
-            "chains of vectors; give a buffer_size, or 0 whitenings"
+            f"config.proposal.warmup_windows={settings.warmup_windows}: these need a buffer of "
+            "chains of vectors; give a buffer_size, or 0 warmup_windows"
         )
     if not settings.buffer_size:
         return None
     base.at_least("proposal.buffer_size", settings.buffer_size, config.batch_size)
-    return proposal.Buffer(settings.buffer_size, settings.burn_in, settings.whitenings)
+    return proposal.Buffer(
+        settings.buffer_size, settings.burn_in, settings.warmup_windows
+    )
 
 
 def proposer_fn(config, width, network):
@@ -234,7 +242,7 @@ def proposer_fn(config, width, network):
         num_steps=settings.flow_steps,
         gradient=settings.gradient,
         bound=settings.bound,
-        far_moves=settings.far_moves,
+        learned_shrinkage=settings.learned_shrinkage,
         initial_log_epsilon=0.5 * math.log(2 * settings.initial_step_size),
     )
 

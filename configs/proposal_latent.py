@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base, proposal_icg
-from megjax import training
 from megjax.data.dataset import Dataset
-from megjax.evaluation import contest
-from megjax.experiment import Experiment
+from megjax.evaluation import sampler_comparison
 from megjax.learners import proposal
 from megjax.samplers import hmc, latent, mala
+from megjax.training import loop
+from megjax.training.experiment import Experiment
 
 LEAPFROG_STEPS = 4
 
@@ -79,7 +79,7 @@ def build(config):
     learner = proposal.proposal(spec)
     data = run.experiment.data
     indices = jnp.arange(min(data.num_examples or 2000, 2000))
-    arena = contest.Arena(
+    setup = sampler_comparison.Setup(
         log_density_fn,
         method.latents,
         partial(method.generate, state),
@@ -87,13 +87,15 @@ def build(config):
         gradients_per_record=2 * math.lcm(price(spec), LEAPFROG_STEPS),
         **config.evaluation,
     )
-    compared = {"latents": contest.equal_gradients(arena, contestants(learner, spec))}
+    compared = {
+        "latents": sampler_comparison.equal_gradients(setup, contestants(learner, spec))
+    }
     return Experiment(prior(shape[1]), learner, {}, compared)
 
 
 def trained(target):
     """The run that a target directory holds."""
-    return training.restore(pathlib.Path(target))
+    return loop.restore(pathlib.Path(target))
 
 
 def price(spec):
@@ -123,9 +125,11 @@ def contestants(learner, spec):
         )
 
     return {
-        "neural": contest.Contestant(learned, price(spec), None),
-        "mala": contest.Contestant(langevin, 1, mala.TARGET_ACCEPTANCE),
-        "hmc": contest.Contestant(hamiltonian, LEAPFROG_STEPS, hmc.TARGET_ACCEPTANCE),
+        "neural": sampler_comparison.Entry(learned, price(spec), None),
+        "mala": sampler_comparison.Entry(langevin, 1, mala.TARGET_ACCEPTANCE),
+        "hmc": sampler_comparison.Entry(
+            hamiltonian, LEAPFROG_STEPS, hmc.TARGET_ACCEPTANCE
+        ),
     }
 
 

@@ -16,7 +16,7 @@ seeds: heart 4450 +- 18 (3600) after three minutes on one CPU core, australian 4
 """
 
 from configs import base, proposal_icg
-from megjax.data import logistic
+from megjax.densities import logistic
 
 
 def get_config(name="german"):

@@ -10,7 +10,7 @@ points, nine of ten accepted.
 import numpy as np
 
 from configs import proposal_icg
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.evaluation import proposals
 
 POINTS = np.array([[-2.0, 0.0], [0.0, -4.0], [2.5, 2.25]])

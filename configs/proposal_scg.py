@@ -10,7 +10,7 @@ directions count.
 """
 
 from configs import proposal_icg
-from megjax.data import targets
+from megjax.densities import targets
 
 
 def get_config():

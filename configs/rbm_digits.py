@@ -18,9 +18,9 @@ from configs import base, rbm_mnist
 from megjax.data import binary, images
 from megjax.data.dataset import Dataset
 from megjax.energies import rbm
-from megjax.evaluation import likelihood, restoration
-from megjax.experiment import Experiment
+from megjax.evaluation import likelihood, reconstruction
 from megjax.learners import contrastive
+from megjax.training.experiment import Experiment
 
 VARIANTS = ("images", "labelled")
 NUM_CLASSES = 10
@@ -82,7 +82,7 @@ def build_labelled(config):
     spec = rbm_mnist.specification(config, family, coding)
     model = likelihood.Model(family, coding)
     classified = functools.partial(
-        restoration.classification, model, num_classes=NUM_CLASSES
+        reconstruction.classification, model, num_classes=NUM_CLASSES
     )
     return Experiment(
         data,

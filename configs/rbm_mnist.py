@@ -6,7 +6,7 @@ python sample.py --workdir=runs/rbm_mnist --space=data --kernel=gibbs --steps=10
 
 The RBM of Mehta et al. 2019, figure 60. Measured: 1 minute on one shared CPU core and
 another to evaluate; log-likelihood of the test set between -81 and -85 nats from run to
-run, and -94.5 with `--config.pixels=drawn`. `rbm_mnist.py:notebook` has the driven
+run, and -94.5 with `--config.pixels=drawn`. `rbm_mnist.py:notebook` has the fluctuating_temperature
 chains and the nearly constant rate of the authors' notebook, and is far worse: -252 nats.
 """
 
@@ -19,9 +19,9 @@ import optax
 from configs import base
 from megjax.data import binary, images
 from megjax.energies import rbm, units
-from megjax.evaluation import likelihood, pictures, restoration
-from megjax.experiment import Experiment
+from megjax.evaluation import likelihood, pictures, reconstruction
 from megjax.learners import contrastive, proximal, stopping
+from megjax.training.experiment import Experiment
 
 VARIANTS = ("decaying", "notebook")
 
@@ -61,7 +61,7 @@ def machine_config():
         "num_chains": 100,
         "num_sweeps": 1,
         "persistent": True,
-        "driven": False,
+        "fluctuating_temperature": False,
         "centred": False,
         "method": "adam",
         "learning_rate": 0.005,
@@ -89,7 +89,7 @@ def machine_config():
 
 def notebook():
     """The optimizer and the chains of the authors' notebook 17."""
-    return {"driven": True, "learning_rate": 0.01, "schedule": "power"}
+    return {"fluctuating_temperature": True, "learning_rate": 0.01, "schedule": "power"}
 
 
 def build(config):
@@ -182,7 +182,9 @@ def specification(
         num_chains=settings.num_chains,
         num_sweeps=settings.num_sweeps,
         persistent=settings.persistent,
-        driven=contrastive.Driven() if settings.driven else None,
+        fluctuating_temperature=contrastive.FluctuatingTemperature()
+        if settings.fluctuating_temperature
+        else None,
         centring=contrastive.centred if settings.centred else None,
         num_sample_sweeps=settings.num_sample_sweeps,
         optimizer=optimizer(
@@ -228,8 +230,8 @@ def evaluations(config, model, learner, split):
     shape = split.train.shape
     return {
         "monitor": likelihood.monitor(model, train_x, validation_x),
-        "restoration": restoration.restoration(model, validation_x),
-        "weights": restoration.weight_pictures(model, shape),
+        "restoration": reconstruction.restoration(model, validation_x),
+        "weights": reconstruction.weight_pictures(model, shape),
         "grid": pictures.sample_grid(learner),
     }
 
@@ -244,7 +246,7 @@ def protocols(config, model, learner, split, tests, log_partition_fn=None):
         likelihood.log_likelihood, model, sets, num_chains=settings.num_chains
     )
     found = {
-        "fantasies": restoration.fantasies(
+        "fantasies": reconstruction.fantasies(
             model,
             learner,
             split.validation_x[: settings.num_fantasies],

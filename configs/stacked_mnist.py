@@ -12,7 +12,7 @@ an accelerator; 60 iterations at width 32 were run on the real data.
 
 from configs import base
 from megjax.data import images, stacked
-from megjax.evaluation import classifier, stacks
+from megjax.evaluation import classifier, mode_count
 
 
 def get_config(num_stacked="3"):
@@ -23,7 +23,7 @@ def get_config(num_stacked="3"):
     config.num_stacked = int(num_stacked)
     config.evaluation = {
         "classifier": "runs/mnist_classifier/classifier.npz",
-        "num_samples": stacks.SAMPLES_PER_MODE * 10**config.num_stacked,
+        "num_samples": mode_count.SAMPLES_PER_MODE * 10**config.num_stacked,
     }
     config.build = build
     return config
@@ -44,7 +44,7 @@ def measured(config, built):
     def modes(key, state):
         names = classifier.load(settings.classifier, data="mnist")
         _, labels = images.labelled("mnist", data_dir=config.data_dir or None)
-        evaluate = stacks.stack_modes(
+        evaluate = mode_count.stack_modes(
             built.learner,
             names,
             built.data,

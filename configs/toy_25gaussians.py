@@ -16,9 +16,9 @@ import numpy as np
 from configs import base
 from megjax.data import toy
 from megjax.evaluation import planar
-from megjax.experiment import Experiment
 from megjax.learners import meg
 from megjax.networks import heads, mlp
+from megjax.training.experiment import Experiment
 
 VARIANTS = ("paper", "calibrated")
 

@@ -7,8 +7,8 @@ Measured: 4 minutes on one CPU core; 98 % of the data within 0.1 of a sample.
 
 from configs import toy_25gaussians
 from megjax.data import toy
-from megjax.evaluation import alignment, planar
-from megjax.experiment import Experiment
+from megjax.evaluation import density_fit, planar
+from megjax.training.experiment import Experiment
 
 NUM_TRUE_POINTS = 1_000_000
 """Points of the true density that stand for it."""
@@ -43,4 +43,4 @@ def measured(config, learner, source):
     # No run has this seed, so no run trains on these points.
     fresh = source(seed=2**31 - 1, num_examples=NUM_TRUE_POINTS)
     truth = planar.Truth(data.store, fresh.store)
-    return Experiment(data, learner, {"plane": alignment.alignment(learner, truth)})
+    return Experiment(data, learner, {"plane": density_fit.alignment(learner, truth)})

@@ -15,9 +15,9 @@ from functools import partial
 from configs import base, cifar10, digits, mnist, stacked_mnist, toy_25gaussians
 from megjax.data import images, stacked, toy
 from megjax.evaluation import pictures
-from megjax.experiment import Experiment
 from megjax.learners import wgan_gp
 from megjax.networks import heads, mlp
+from megjax.training.experiment import Experiment
 
 MEG = {
     "digits": digits.get_config,

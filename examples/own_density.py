@@ -8,7 +8,7 @@
 import jax.numpy as jnp
 
 from configs import proposal_icg
-from megjax.data.targets import Target
+from megjax.densities.targets import Target
 
 
 def log_density(x):

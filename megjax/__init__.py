@@ -5,9 +5,9 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "EnergyDetector": "megjax.detector",
-    "PyODEnergyDetector": "megjax.detector",
-    "RBM": "megjax.transformer",
+    "EnergyDetector": "megjax.estimators.detector",
+    "PyODEnergyDetector": "megjax.estimators.detector",
+    "RBM": "megjax.estimators.rbm",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from configs import cifar10
 from megjax.data import images
 from megjax.evaluation import classifier
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 NAMES = (
     "generator",

@@ -16,9 +16,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorflow_datasets.proto import tf_example_pb2
 
 from configs import proposal_latent, toy_25gaussians, toy_two_spirals
-from megjax import checkpoint, experiment, training
-from megjax.data import images, kdd99, logistic
+from megjax.data import images, kdd99
 from megjax.data.dataset import Dataset
+from megjax.densities import logistic
+from megjax.training import checkpoint, experiment, loop
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIDES = {
@@ -62,10 +63,14 @@ TRAINED = {
     "kdd99:raw": {},
     "deep_directed_two_spirals": {"num_layers": 1},
     "rbm_digits": MACHINE
-    | {"contrast.driven": True, "contrast.l1": 0.1, "early_stopping.gap": 1e-9},
+    | {
+        "contrast.fluctuating_temperature": True,
+        "contrast.l1": 0.1,
+        "early_stopping.gap": 1e-9,
+    },
     "dbm_mnist": DEEP_MACHINE,
     "ebm_digits": CHAINS,
-    "proposal_logistic:heart": SHORT_CHAINS | BUFFER | {"proposal.whitenings": 1},
+    "proposal_logistic:heart": SHORT_CHAINS | BUFFER | {"proposal.warmup_windows": 1},
 }
 TRACED = {
     "wgan_gp:digits": {},
@@ -212,7 +217,7 @@ def trained_meg(target):
     config = small_config("digits", target, {})
     built = config.build(config)
     state = built.learner.init(jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
-    return training.Restored(config, built, state, 1)
+    return loop.Restored(config, built, state, 1)
 
 
 @pytest.fixture
@@ -297,17 +302,17 @@ def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
 
     def train(workdir, built):
         options = {"config_file": config_file(name), "devices": one}
-        return training.train(config, built, made_up / workdir, **options)
+        return loop.train(config, built, made_up / workdir, **options)
 
     whole = train("whole", built)
-    with monkeypatch.context() as patch, pytest.raises(training.Stopped, match="p 1$"):
-        patch.setattr(training, "interruption", Interruption)
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="p 1$"):
+        patch.setattr(loop, "interruption", Interruption)
         train("parts", built)
     resumed = train("parts", built._replace(evaluations={}))
     assert checkpoint.state_digest(resumed) == checkpoint.state_digest(whole)
     changed = [a is not b for a, b in zip(*map(jax.tree.leaves, (whole, resumed)))]
     assert all(changed)
-    restored = training.restore(made_up / "parts")
+    restored = loop.restore(made_up / "parts")
     assert restored.step == 2
     assert checkpoint.state_digest(restored.state) == checkpoint.state_digest(whole)
     assert experiment.plain_values(restored.config) == experiment.plain_values(config)
@@ -320,8 +325,8 @@ def test_the_others_trace(made_up, name):
     batch = built.data.take(built.data.store, jnp.arange(config.batch_size))
     assert batch.shape == (4, *built.data.shape) and batch.dtype == jnp.float32
     assert np.isfinite(batch).all()
-    streams = training.keys(0)
-    one = training.iteration(built.learner, built.data, 4, streams, resident=True)
+    streams = loop.keys(0)
+    one = loop.iteration(built.learner, built.data, 4, streams, resident=True)
     x = jnp.zeros((4, *built.data.shape))
     state = jax.eval_shape(lambda key: built.learner.init(key, x), streams.init)
     after, found = jax.eval_shape(one, state, 0, built.data.store)
@@ -472,8 +477,16 @@ def test_a_run_of_another_version_is_told(made_up):
         ("digits", {"meg.num_microbatches": 0}, "meg.num_microbatches=0: give at"),
         ("wgan_gp", {"wgan_gp.num_microbatches": 3}, "wgan_gp.num_microbatches=3 does"),
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
-        ("proposal_scg", {"proposal.halves": "x"}, "halves='x': choose one of random"),
-        ("proposal_scg", {"proposal.whitenings": 1}, "whitenings=1: these need a bu"),
+        (
+            "proposal_scg",
+            {"proposal.coupling_masks": "x"},
+            "coupling_masks='x': choose one of random",
+        ),
+        (
+            "proposal_scg",
+            {"proposal.warmup_windows": 1},
+            "warmup_windows=1: these need a bu",
+        ),
         ("proposal_scg", {"proposal.bound": 0.0}, "bound=0.0: give a finite number ab"),
         ("proposal_scg", {"proposal.entropy_weight": 2e3}, "weight=2000.0: give one"),
         ("proposal_latent", {"evaluation.num_records": 2}, "num_records=2: give at le"),

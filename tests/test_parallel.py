@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from megjax import parallel
+from megjax import distributed
 from megjax.learners import meg
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
@@ -66,15 +66,15 @@ def started(spec, mesh):
     learner = meg.meg(spec)
     x = jax.random.normal(jax.random.key(2), (2, BATCH, 3))
     with jax.set_mesh(mesh):
-        state = jax.jit(learner.init, out_shardings=parallel.replicated(mesh))(
+        state = jax.jit(learner.init, out_shardings=distributed.replicated(mesh))(
             jax.random.key(0), x[0]
         )
-    place = jax.NamedSharding(mesh, jax.P(None, parallel.AXIS))
+    place = jax.NamedSharding(mesh, jax.P(None, distributed.AXIS))
     return state, jax.device_put(x, place), jax.jit(learner.step)
 
 
 def run(spec, num_devices, steps=3):
-    mesh = parallel.data_mesh(jax.devices()[:num_devices])
+    mesh = distributed.data_mesh(jax.devices()[:num_devices])
     state, x, step = started(spec, mesh)
     with jax.set_mesh(mesh):
         for i in range(steps):
@@ -96,7 +96,7 @@ def test_one_and_eight_devices_agree(normalise):
 
 
 def test_state_stays_replicated():
-    mesh = parallel.data_mesh()
+    mesh = distributed.data_mesh()
     state, x, step = started(spec(True), mesh)
     with jax.set_mesh(mesh):
         state, _ = step(jax.random.key(0), state, x)
@@ -179,7 +179,7 @@ def test_work_is_divided_among_devices():
     """FLOPs of one device fall about eightfold; an unconstrained draw would not."""
 
     def flops(num_devices):
-        mesh = parallel.data_mesh(jax.devices()[:num_devices])
+        mesh = distributed.data_mesh(jax.devices()[:num_devices])
         state, x, step = started(spec(False), mesh)
         with jax.set_mesh(mesh):
             compiled = step.lower(jax.random.key(0), state, x).compile()
@@ -190,8 +190,8 @@ def test_work_is_divided_among_devices():
 
 def test_shard_is_the_identity_without_a_mesh_or_where_it_cannot_divide():
     x = jnp.arange(6.0)
-    np.testing.assert_array_equal(parallel.shard(x), x)
-    with jax.set_mesh(parallel.data_mesh()):
-        np.testing.assert_array_equal(jax.jit(parallel.shard)(x), x)
-        sharded = jax.jit(parallel.shard)(jnp.arange(16.0))
+    np.testing.assert_array_equal(distributed.shard(x), x)
+    with jax.set_mesh(distributed.data_mesh()):
+        np.testing.assert_array_equal(jax.jit(distributed.shard)(x), x)
+        sharded = jax.jit(distributed.shard)(jnp.arange(16.0))
     assert not sharded.sharding.is_fully_replicated

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from megjax import metrics, processes
+from megjax import distributed
+from megjax.training import metric_writer
 from tests import together
 
 pytestmark = pytest.mark.slow
@@ -113,7 +114,7 @@ def test_two_processes_are_one_with_as_many_devices(name, folder, tmp_path):
     if name == "streamed" and importlib.util.find_spec("grain") is None:
         pytest.skip("needs grain")
     together.trained(name, tmp_path)
-    found = [metrics.read(one / name) for one in (folder, tmp_path)]
+    found = [metric_writer.read(one / name) for one in (folder, tmp_path)]
     steps = [[line for line in lines if line["step"] < 20] for lines in found]
     assert [line["step"] for line in steps[0]] == list(range(1, 20))
     same(*steps)
@@ -131,7 +132,7 @@ def test_any_number_of_devices_goes_on(num, folder, tmp_path):
     if not reference.exists():
         shutil.copytree(folder / name, reference / name)
         together.trained(name, reference, jax.devices()[:3], **more)
-    last = [metrics.read(one / name)[-1] for one in (tmp_path, reference)]
+    last = [metric_writer.read(one / name)[-1] for one in (tmp_path, reference)]
     assert last[0]["step"] == 21
     same(last[:1], last[1:])
 
@@ -176,12 +177,12 @@ def test_a_mistake_of_one_ends_all_with_the_reason(differing, words, tmp_path):
 )
 def test_settings_that_do_not_fit_are_told(given, words):
     with pytest.raises(ValueError, match=words):
-        processes.start(*given)
+        distributed.start(*given)
 
 
 def test_waiting_must_be_positive():
     with pytest.raises(ValueError, match="at least 1 s"):
-        processes.start("127.0.0.1:1234", 1, 0, heartbeat_timeout=0)
+        distributed.start("127.0.0.1:1234", 1, 0, heartbeat_timeout=0)
 
 
 @pytest.mark.parametrize(
@@ -197,4 +198,4 @@ def test_what_the_runtime_answers_is_put_in_words(monkeypatch, raised, words):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ValueError, match=words):
-        processes.start()
+        distributed.start()

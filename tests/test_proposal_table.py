@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import proposals
 from configs import proposal_icg
-from megjax import training
-from megjax.data import targets
+from megjax.densities import targets
+from megjax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = proposals.Settings(num_chains=16, num_draws=200, warm_up=100)
@@ -50,8 +50,8 @@ def test_a_trained_proposal_is_measured(monkeypatch, tmp_path):
     target = targets.gaussian("", np.array([1.0, 4.0]))
     built = proposal_icg.proposal_experiment(config, target)
     state = built.learner.init(jax.random.key(0), np.zeros((4, 2), np.float32))
-    run = training.Restored(config, built, state, 100)
-    monkeypatch.setattr(training, "restore", {tmp_path: run}.get)
+    run = loop.Restored(config, built, state, 100)
+    monkeypatch.setattr(loop, "restore", {tmp_path: run}.get)
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 100, "iterations_per_second": 25.0}\n'
     )

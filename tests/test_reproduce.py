@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from benchmarks import reproduce
-from megjax import checkpoint, evaluating
+from megjax.training import checkpoint, evaluate
 
 SIDES = ("buffer", "floor", "start")
 RUN = reproduce.Run("row", "configs/digits.py", {"meg.score_weight": 2, "width": 8})
@@ -29,7 +29,7 @@ def scripts(monkeypatch, tmp_path):
         else:
             (workdir / "evaluation").mkdir()
             entry = {"grid": {"step": 9, "metrics": {"a": 1.5}}}
-            path = workdir / "evaluation" / evaluating.FILE_NAME
+            path = workdir / "evaluation" / evaluate.FILE_NAME
             path.write_text(json.dumps(entry))
 
     monkeypatch.setattr(reproduce, "called", call)
@@ -61,7 +61,7 @@ def test_an_evaluation_of_the_end_is_not_repeated(scripts):
 
 def test_an_evaluation_of_another_step_is_repeated(scripts, tmp_path):
     reproduce.evaluated(RUN, "grid", 3)
-    path = RUN.workdir(3) / "evaluation" / evaluating.FILE_NAME
+    path = RUN.workdir(3) / "evaluation" / evaluate.FILE_NAME
     path.write_text(path.read_text().replace("9", "4"))
     (path.parent / "old").mkdir()
     with pytest.raises(FileExistsError):

@@ -17,8 +17,8 @@ STUBBED = """
 import os, sys, types
 import jax, jax.numpy as jnp
 import sample
-from megjax import command, journal, training
-from megjax.learners.learner import Learner
+from megjax import app, journal, training
+from megjax.learners.base import Learner
 from megjax.samplers import mala
 
 # Three coordinates have no pictures.
@@ -44,7 +44,7 @@ def restore(workdir):
 
 training.restore = restore
 journal.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))
-command.run(sample.main)
+app.run(sample.main)
 """
 
 

@@ -7,11 +7,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from benchmarks import scaling
-from megjax import parallel
+from megjax import distributed
 from megjax.data.dataset import Dataset
-from megjax.experiment import Experiment
 from megjax.learners import wgan_gp
 from megjax.networks import heads, mlp
+from megjax.training.experiment import Experiment
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -61,9 +61,9 @@ def test_bytes_around_a_ring(kind, bytes_sent):
 
 
 def test_one_reduction_of_a_known_program():
-    mesh = parallel.data_mesh()
+    mesh = distributed.data_mesh()
     x = jax.ShapeDtypeStruct(
-        (64, 6), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P(parallel.AXIS))
+        (64, 6), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P(distributed.AXIS))
     )
     with jax.set_mesh(mesh):
         program = jax.jit(lambda x: jnp.sum(x, axis=0)).lower(x).compile()
@@ -86,7 +86,7 @@ def built(num_microbatches=1):
 
 def found(num_devices, batch_size, **changes):
     config, experiment = built(**changes)
-    mesh = parallel.data_mesh(jax.devices()[:num_devices])
+    mesh = distributed.data_mesh(jax.devices()[:num_devices])
     program = scaling.compiled(experiment, mesh, batch_size, None)
     return scaling.cost(config, program, num_devices)
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from megjax import checkpoint
+from megjax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DIGITS = "--config=configs/digits.py"
@@ -33,7 +33,7 @@ import json, os, sys
 import jax, orbax.checkpoint
 import train
 from configs import celeba, custom, kdd99, mnist_anomaly, stacked_mnist, toy_8gaussians
-from megjax import command, experiment, training
+from megjax import app, experiment, training
 
 def told(arguments):
     read, write = os.pipe()
@@ -42,7 +42,7 @@ def told(arguments):
         sys.argv = ["train.py", *arguments]
         try:
             train.flags.mark_flag_as_required("config")
-            command.run(train.main)
+            app.run(train.main)
         except SystemExit as error:
             sys.stderr.flush()
             os._exit(error.code or 0)
@@ -140,7 +140,7 @@ MISTAKES = {
 @functools.cache
 def runs_config():
     from configs import toy_8gaussians
-    from megjax import experiment
+    from megjax.training import experiment
 
     return experiment.plain_values(toy_8gaussians.get_config())
 
@@ -232,7 +232,13 @@ def test_signals_save_and_exit(tmp_path, cache, number, status):
 
 @pytest.mark.slow
 def test_kills_leave_the_run_as_it_was():
-    line = [sys.executable, "-m", "benchmarks.faults", "--only=kills", "--kills=2"]
+    line = [
+        sys.executable,
+        "-m",
+        "tests.robustness.faults",
+        "--only=kills",
+        "--kills=2",
+    ]
     line += ["--steps=1500", f"--seed={time.time_ns() % 10**6}"]
     done = subprocess.run(
         line, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False

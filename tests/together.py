@@ -10,8 +10,9 @@ import sys
 import jax
 import numpy as np
 
-from megjax import processes, training
+from megjax import distributed
 from megjax.data.dataset import Dataset
+from megjax.training import loop
 
 NAMES = ("toy_25gaussians", "rbm_digits", "streamed")
 SMALL = {
@@ -50,13 +51,15 @@ def trained(name, folder, devices=None, **more):
     if name == "streamed":
         built = built._replace(data=streamed())
     workdir = pathlib.Path(folder) / name
-    return training.train(config, built, workdir, config_file=name, devices=devices)
+    return loop.train(config, built, workdir, config_file=name, devices=devices)
 
 
 def main(coordinator, num_processes, process_id, folder):
     """Joins the others and trains everything."""
     jax.config.update("jax_disable_most_optimizations", True)
-    processes.start(coordinator, int(num_processes), int(process_id), preemptible=True)
+    distributed.start(
+        coordinator, int(num_processes), int(process_id), preemptible=True
+    )
     for name in NAMES:
         trained(name, folder)
 

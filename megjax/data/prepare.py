@@ -21,7 +21,7 @@ import scipy.io
 from absl import flags
 from sklearn import datasets
 
-from megjax import command
+from megjax import app
 from megjax.data import kdd99
 
 NAMES = (
@@ -283,4 +283,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "data_dir", None, "Where to prepare; else $TFDS_DATA_DIR or TFDS's default."
     )
-    command.run(main, choices=NAMES)
+    app.run(main, choices=NAMES)

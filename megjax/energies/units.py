@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import threefry
+from megjax import random
 from megjax.types import Array, Key
 
 
@@ -94,7 +94,7 @@ _softplus.defjvps(lambda tangent, _, t: jax.nn.sigmoid(t) * tangent)
 
 def _mean_below(key: Key, probs: Array, copies: int) -> Array:
     """How often, among copies, a uniform number falls below `probs`."""
-    uniforms = threefry.uniform(key, (copies, *probs.shape), probs.dtype)
+    uniforms = random.uniform(key, (copies, *probs.shape), probs.dtype)
     return jnp.mean(uniforms < probs, 0, dtype=probs.dtype)
 
 
@@ -179,7 +179,7 @@ def potts(num_states: int, *, copies: int = 1) -> Kind:
     def sample(key: Key, t: Array, inverse_temperature: Array) -> Array:
         cumulative = jnp.cumsum(probs(rows(inverse_temperature) * t), -1)[..., :-1]
         shape = (copies, *cumulative.shape[:-1])
-        uniforms = threefry.uniform(key, shape, t.dtype)[..., None]
+        uniforms = random.uniform(key, shape, t.dtype)[..., None]
         index = jnp.sum(uniforms >= cumulative, -1)
         one_hot = jax.nn.one_hot(index, num_states, dtype=t.dtype)
         return jnp.mean(one_hot, 0).reshape(t.shape)

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from sklearn import metrics as sklearn_metrics
 
-from megjax import parallel, plotting
+from megjax import distributed, plotting
 from megjax.data.dataset import LabelledExamples
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
 Scorer = Callable[[PyTree, Array], Mapping[str, Array]]
@@ -34,7 +34,7 @@ def energy_scores(learner: Learner, features: Callable | None = None) -> Scorer:
 
     @jax.jit
     def scores(state, x):
-        x = parallel.shard(x)
+        x = distributed.shard(x)
         energies, vjp = jax.vjp(functools.partial(learner.energy, state), x)
         (gradient,) = vjp(jnp.ones_like(energies))
         norm = jnp.linalg.norm(gradient.reshape(len(x), -1), axis=1)
@@ -75,7 +75,7 @@ def reconstruction_scores(
 
     @jax.jit
     def step(z, moments, state, x):
-        gradient, _ = jax.grad(loss, has_aux=True)(z, state, parallel.shard(x))
+        gradient, _ = jax.grad(loss, has_aux=True)(z, state, distributed.shard(x))
         updates, moments = optimizer.update(gradient, moments)
         return optax.apply_updates(z, updates), moments
 

@@ -22,10 +22,11 @@ import optax
 from absl import flags
 from flax import linen, traverse_util
 
-from megjax import command, storage
+from megjax import app
 from megjax.data import images, order
 from megjax.data.dataset import LabelledExamples
-from megjax.learners.learner import Player, player, updated
+from megjax.io import atomic
+from megjax.learners.base import Player, player, updated
 from megjax.networks.layers import BatchNorm, Convolution, Linear
 from megjax.types import Array, Key, PyTree
 
@@ -259,7 +260,7 @@ def save(path: str | pathlib.Path, classifier: Classifier) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays["header"] = np.array(json.dumps(header))
-    storage.replace(path, lambda file: np.savez(file, **arrays))
+    atomic.replace(path, lambda file: np.savez(file, **arrays))
 
 
 def load(path: str | pathlib.Path, *, data: str | None = None) -> Classifier:
@@ -349,4 +350,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("width", None, "Channels of the first layer; likewise.")
     flags.DEFINE_integer("seed", 0, "Of everything random.")
     flags.mark_flag_as_required("data")
-    command.run(main)
+    app.run(main)

@@ -16,9 +16,10 @@ import numpy as np
 from megjax import plotting
 from megjax.data import images
 from megjax.data.dataset import Dataset
-from megjax.evaluation import frechet, inception
-from megjax.evaluation.frechet import Summary
-from megjax.learners.learner import Learner
+from megjax.evaluation import inception
+from megjax.learners.base import Learner
+from megjax.metrics import frechet
+from megjax.metrics.frechet import Summary
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
 LOG = logging.getLogger("megjax.fidelity")

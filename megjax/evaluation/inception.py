@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from megjax import parallel
-from megjax.evaluation import frechet, tensors
+from megjax import distributed
+from megjax.io import tensors
+from megjax.metrics import frechet
 from megjax.networks import inception
 from megjax.types import Array, PyTree
 
@@ -134,7 +135,7 @@ def _compiled(platform: str):
 
     @functools.partial(jax.jit, compiler_options=options)
     def run(variables, x):
-        x = (parallel.shard(x) - 128) / 128
+        x = (distributed.shard(x) - 128) / 128
         return inception.Inception().apply(variables, x)
 
     return run

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from megjax import plotting
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.types import Array, Evaluation, PyTree, Report
 
 CRITICAL_INVERSE_TEMPERATURE = math.log(1 + math.sqrt(2)) / 2

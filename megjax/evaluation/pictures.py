@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from megjax import plotting
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.types import Evaluation, Report
 
 

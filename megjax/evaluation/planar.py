@@ -12,8 +12,8 @@ import numpy as np
 
 from megjax import plotting
 from megjax.data import toy
-from megjax.evaluation import density, modes
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
+from megjax.metrics import coverage, grid_density
 from megjax.types import Evaluation, Report
 
 BETAS = np.logspace(-1, 3, 41)
@@ -44,30 +44,30 @@ def planar(
     density also mode coverage of the samples, what the density itself gives the
     held-out points, and the difference, its KL divergence to the model.
     """
-    grid = density.grid(extent=extent)
+    grid = grid_density.grid(extent=extent)
     centres = truth.mixture.centres if truth.mixture else truth.x[:2000]
-    cells = density.near(grid, centres, RADIUS)
+    cells = grid_density.near(grid, centres, RADIUS)
 
     @jax.jit
     def measured(key, state):
         return (
             learner.sample(key, state, num_samples),
-            density.grid_energies(lambda x: learner.energy(state, x), grid),
+            grid_density.grid_energies(lambda x: learner.energy(state, x), grid),
             learner.energy(state, jnp.asarray(truth.x)),
             learner.energy(state, jnp.asarray(truth.held_out)),
         )
 
     def evaluate(key, state):
         x, energies, at_data, at_held_out = measured(key, state)
-        curve = density.mass_curve(energies, cells, BETAS)
-        losses = density.cross_entropies(energies, at_data, grid, BETAS)
+        curve = grid_density.mass_curve(energies, cells, BETAS)
+        losses = grid_density.cross_entropies(energies, at_data, grid, BETAS)
         best = BETAS[np.argmin(losses)]
-        held_out = -density.cross_entropies(
+        held_out = -grid_density.cross_entropies(
             energies, at_held_out, grid, np.array([1.0, best])
         )
         metrics = _masses(curve, best) | _likelihoods(held_out, truth)
         if truth.mixture:
-            metrics |= modes.coverage(np.asarray(x), *truth.mixture)
+            metrics |= coverage.coverage(np.asarray(x), *truth.mixture)
         return Report(metrics, _pictures(x, energies, curve, best, cells, grid, truth))
 
     return evaluate
@@ -106,7 +106,7 @@ def _pictures(x, energies, curve, best, cells, grid, truth):
     near = "modes" if truth.mixture else "data"
 
     def heatmap(beta):
-        log_masses = density.cell_log_masses(energies, beta) - grid.log_cell_area
+        log_masses = grid_density.cell_log_masses(energies, beta) - grid.log_cell_area
         values = np.exp(np.asarray(log_masses)).reshape(grid.size, grid.size)
         return plotting.heatmap(
             values,

@@ -15,9 +15,9 @@ import numpy as np
 from scipy import stats
 
 from megjax import plotting
-from megjax.evaluation import chains, density
 from megjax.learners import proposal
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
+from megjax.metrics import grid_density, mcmc
 from megjax.samplers import kernel
 from megjax.types import Evaluation, LogDensityFn, Report
 
@@ -53,7 +53,7 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
         start = time.perf_counter()
         x, infos = jax.device_get(walk(key, state))
         seconds = time.perf_counter() - start
-        found = chains.report(
+        found = mcmc.report(
             x,
             gradients_per_draw=trial.num_gradients or np.nan,
             seconds=seconds,
@@ -63,8 +63,8 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
         above = found["ess_above"]
         found["ess_above_per_gradient"] = above / (trial.num_gradients or np.nan)
         found["ess_above_per_5000"] = 5000 * above
-        found |= chains.acceptance(*infos)
-        return Report(found, chains.pictures(x))
+        found |= mcmc.acceptance(*infos)
+        return Report(found, mcmc.pictures(x))
 
     return evaluate
 
@@ -105,7 +105,7 @@ def planar(spec: proposal.Spec, points: np.ndarray, *, num: int = 600) -> Evalua
     Accepted ones in blue and rejected ones in red, over the target.
     """
     reach = 1.5 * float(np.max(np.abs(points)))
-    grid = density.grid(size=200, extent=reach)
+    grid = grid_density.grid(size=200, extent=reach)
 
     @jax.jit
     def proposed(key, state, point):
@@ -117,8 +117,10 @@ def planar(spec: proposal.Spec, points: np.ndarray, *, num: int = 600) -> Evalua
         return moves.state.position, log_uniform < proposal.ratios(moves)
 
     def evaluate(key, state):
-        energies = density.grid_energies(partial(proposal.energy, spec, state), grid)
-        masses = np.exp(np.asarray(density.cell_log_masses(energies, 1.0)))
+        energies = grid_density.grid_energies(
+            partial(proposal.energy, spec, state), grid
+        )
+        masses = np.exp(np.asarray(grid_density.cell_log_masses(energies, 1.0)))
         window = {
             "density": masses.reshape(grid.size, grid.size),
             "extent": (-reach, reach, -reach, reach),

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from megjax import objectives, parallel
+from megjax import distributed, losses
 from megjax.energies.family import Family, Units
-from megjax.learners import learner, proximal
-from megjax.learners.learner import Learner, Player
+from megjax.learners import base, proximal
+from megjax.learners.base import Learner, Player
 from megjax.samplers import kernel
 from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
 
@@ -48,7 +48,7 @@ def bits(shape: tuple[int, ...]) -> Coding:
     )
 
 
-class Driven(NamedTuple):
+class FluctuatingTemperature(NamedTuple):
     """Chains whose inverse temperatures fluctuate, each around 1, so that they mix.
 
     std: of the stationary Gamma distribution. momentum: correlation of successive
@@ -67,7 +67,7 @@ class Spec(NamedTuple):
     num_chains: of the negative phase; CD has one per example of the batch instead.
     num_sweeps: k of CD-k and PCD-k, sweeps between two updates.
     persistent: chains go on where they stopped (PCD), else restart at the data (CD).
-    driven: None keeps every inverse temperature at 1.
+    fluctuating_temperature: None keeps every inverse temperature at 1.
     centring: None, or (gradient, positive, negative units) -> gradient, such as
         `centred`.
     start: (key, num) -> v [num, ...], where persistent chains begin; by default at
@@ -80,7 +80,7 @@ class Spec(NamedTuple):
     num_chains: int = 100
     num_sweeps: int = 1
     persistent: bool = True
-    driven: Driven | None = None
+    fluctuating_temperature: FluctuatingTemperature | None = None
     centring: Callable[[PyTree, Units, Units], PyTree] | None = None
     start: Callable[[Key, int], Array] | None = None
     num_sample_sweeps: int = 1000
@@ -132,16 +132,18 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     betas, units = state.inverse_temperatures, state.particles
     if not spec.persistent:
         units = spec.family.start(key_start, params, v)
-    if spec.driven:
-        betas = driven(key_temperature, betas, *spec.driven)
-    units = jax.tree.map(parallel.shard, units)
-    beta = betas if spec.driven else 1.0
+    if spec.fluctuating_temperature:
+        betas = fluctuating_temperature(
+            key_temperature, betas, *spec.fluctuating_temperature
+        )
+    units = jax.tree.map(distributed.shard, units)
+    beta = betas if spec.fluctuating_temperature else 1.0
     units = sweeps(spec.family, key_sweeps, params, units, beta, spec.num_sweeps)
     gradient, found = contrast(spec, params, v, units)
-    model = learner.updated(state.model, gradient, spec.optimizer)
+    model = base.updated(state.model, gradient, spec.optimizer)
     found |= {"gradient_norm": optax.tree.norm(gradient)} | weight_metrics(model.params)
     # Whole again on every device, so that all steps have one program.
-    units, betas = jax.tree.map(parallel.whole, (units, betas))
+    units, betas = jax.tree.map(distributed.whole, (units, betas))
     return State(model, units, betas), found
 
 
@@ -161,7 +163,9 @@ def sweeps(
     return jax.lax.scan(one, units, jax.random.split(key, num))[0]
 
 
-def driven(key: Key, betas: Array, std: float, momentum: float) -> Array:
+def fluctuating_temperature(
+    key: Key, betas: Array, std: float, momentum: float
+) -> Array:
     """The next inverse temperatures [N]: an autoregressive Gamma process of mean 1.
 
     Gourieroux and Jasiak 2006: a Poisson number of quanta stays, the rest is new.
@@ -185,7 +189,7 @@ def contrast(
 
     def loss(params):
         energy_data, energy_model = phases(family, params, positive, negative)
-        gap = objectives.energy_contrast(energy_data, energy_model)
+        gap = losses.energy_contrast(energy_data, energy_model)
         return gap, {
             "energy_data": jnp.mean(energy_data),
             "energy_model": jnp.mean(energy_model),
@@ -270,7 +274,7 @@ def participation(w: Array) -> Array:
 def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
     """Samples [num, ...]: the chains of training, run on at inverse temperature 1."""
     rows = jnp.arange(num) % len(state.particles[0])
-    units = jax.tree.map(lambda layer: parallel.shard(layer[rows]), state.particles)
+    units = jax.tree.map(lambda layer: distributed.shard(layer[rows]), state.particles)
     params = state.model.params
     units = sweeps(spec.family, key, params, units, 1.0, spec.num_sample_sweeps)
     return spec.coding.data(units[0])

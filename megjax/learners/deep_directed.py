@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 
-from megjax import objectives
-from megjax.learners import learner
-from megjax.learners.learner import (
+from megjax import losses
+from megjax.learners import base
+from megjax.learners.base import (
     Learner,
     Player,
     TwoPlayers,
@@ -51,7 +51,7 @@ def batch_norm_entropy(params: PyTree) -> Array:
             "the batch-norm entropy needs a generator with batch normalisation: use "
             "one, or entropy 'none'"
         )
-    return objectives.batch_norm_entropy(scales)
+    return losses.batch_norm_entropy(scales)
 
 
 class Spec(NamedTuple):
@@ -104,7 +104,7 @@ def uniform(spec: Spec, z: Array) -> Array:
 
 def generate(spec: Spec, state: TwoPlayers, z: Array) -> Array:
     """Samples [B, ...] of latents z [B, k], with running batch statistics."""
-    return learner.generate(spec, state, uniform(spec, z))
+    return base.generate(spec, state, uniform(spec, z))
 
 
 def sample(spec: Spec, key: Key, state: TwoPlayers, num: int) -> Array:
@@ -117,7 +117,7 @@ def generated(
 ) -> tuple[Array, Player]:
     """Fresh training-mode samples [num, ...], and the generator moved on."""
     u = uniform(spec, latents(spec, key, num))
-    return learner.generated(spec, generator, params, u)
+    return base.generated(spec, generator, params, u)
 
 
 def step(
@@ -146,7 +146,7 @@ def energy_update(
         energy_fn = partial(spec.energy.apply, {"params": params})
         real, penalised = _energies(spec, energy_fn, x)
         energy_fake = energy_fn(fake)
-        return objectives.energy_contrast(penalised, energy_fake), {
+        return losses.energy_contrast(penalised, energy_fake), {
             "energy_real": jnp.mean(real),
             "energy_fake": jnp.mean(energy_fake),
         }
@@ -164,7 +164,7 @@ def _energies(spec: Spec, energy_fn: Callable, x: Array) -> tuple[Array, Array]:
     """Energies of data and penalised energies [B]; the penalty costs two passes."""
     if not spec.score_weight:
         return (energy_fn(x),) * 2
-    real, _, penalised = objectives.penalised_energy(energy_fn, x, spec.score_weight)
+    real, _, penalised = losses.penalised_energy(energy_fn, x, spec.score_weight)
     return real, penalised
 
 

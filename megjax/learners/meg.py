@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen, struct
 
-from megjax import objectives
+from megjax import losses
 from megjax.data import order
-from megjax.learners.learner import (
+from megjax.learners.base import (
     Learner,
     Player,
     averaged,
@@ -106,7 +106,7 @@ class Spec(NamedTuple):
     num_energy_updates: int = 5
     score_weight: float = 0.1
     information_weight: float = 1.0
-    bound: Callable = objectives.jensen_shannon
+    bound: Callable = losses.jensen_shannon
     pairing: Callable = shuffle_dimensions
     num_marginals: int = 1
     generator_first: bool = True
@@ -185,7 +185,7 @@ def energy_update(
     def loss(params, x, fake):
         real, squared_score, penalised = penalised_energy(spec, params, x)
         energy_fake = spec.energy.apply({"params": params}, fake)
-        return objectives.energy_contrast(penalised, energy_fake), {
+        return losses.energy_contrast(penalised, energy_fake), {
             "energy_real": jnp.mean(real),
             "energy_fake": jnp.mean(energy_fake),
             "squared_score": jnp.mean(squared_score),
@@ -207,7 +207,7 @@ def penalised_energy(spec: Spec, params: PyTree, x: Array) -> tuple[Array, ...]:
     if getattr(spec.energy, "piecewise_linear", False):
         return piecewise.penalised_energy(spec.energy, params, x, spec.score_weight)
     energy_fn = partial(spec.energy.apply, {"params": params})
-    return objectives.penalised_energy(energy_fn, x, spec.score_weight)
+    return losses.penalised_energy(energy_fn, x, spec.score_weight)
 
 
 def generator_update(

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from megjax import parallel
-from megjax.learners.learner import Learner, Player, player, updated
+from megjax import distributed
+from megjax.learners.base import Learner, Player, player, updated
 from megjax.networks.proposal import Proposal
-from megjax.samplers import adaptation, mala, metric, neural
+from megjax.samplers import adaptation, mala, neural, preconditioner
 from megjax.samplers.kernel import Kernel, chain, metropolis
 from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
 
@@ -56,14 +56,14 @@ class Buffer(NamedTuple):
     size: number of chains. burn_in: steps of MALA from the starts before training,
     which tune its step size, and the proposal starts with that. Every iteration then
     moves the chains of its batch by the proposal as it is.
-    whitenings: how often after that the mean and covariance of the chains become a
+    warmup_windows: how often after that the mean and covariance of the chains become a
     frame (`neural.Frame`), in which MALA burns in again. The proposal works in the last
     one, for good; 0, the paper, for none.
     """
 
     size: int = 2048
     burn_in: int = 500
-    whitenings: int = 0
+    warmup_windows: int = 0
 
 
 class Spec(NamedTuple):
@@ -138,12 +138,12 @@ def init(spec: Spec, key: Key, x: Array) -> State:
 
 def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Frame | None]:
     """Chains [M, ...] after MALA from the starts, its step size [], and its frame."""
-    key_start, key_chains, *keys = jax.random.split(key, 2 + spec.buffer.whitenings)
+    key_start, key_chains, *keys = jax.random.split(key, 2 + spec.buffer.warmup_windows)
     starts = spec.start_fn(key_start, spec.buffer.size)
     positions, step_size = langevin(spec, key_chains, starts)
     frame = None
     for key_whitened in keys:
-        factor = metric.covariance_factor(positions)
+        factor = preconditioner.covariance_factor(positions)
         frame = neural.Frame(jnp.mean(positions, axis=0), factor)
         positions, step_size = langevin(spec, key_whitened, positions, factor)
     return positions, step_size, frame
@@ -174,8 +174,8 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     x, rows = x[0], None
     if spec.buffer:
         rows = jax.random.permutation(key_rows, spec.buffer.size)[: len(x)]
-        x = parallel.shard(state.positions[rows])
-    noise = parallel.shard(jax.random.normal(key_noise, x.shape, x.dtype))
+        x = distributed.shard(state.positions[rows])
+    noise = distributed.shard(jax.random.normal(key_noise, x.shape, x.dtype))
     loss_fn = partial(loss, spec, state, x, noise)
     gradient, (moves, starts) = jax.grad(loss_fn, has_aux=True)(state.proposal.params)
     acceptance = jnp.exp(jnp.minimum(ratios(moves), 0.0))
@@ -315,7 +315,7 @@ def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
     def last(key, start):
         return chain(key, fixed, fixed.init(start), spec.num_transitions)[0].position
 
-    starts = parallel.shard(positions(spec, key_start, state, num))
+    starts = distributed.shard(positions(spec, key_start, state, num))
     return jax.vmap(last)(jax.random.split(key_chains, num), starts)
 
 

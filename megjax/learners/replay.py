@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen, struct
 
-from megjax import objectives, parallel
-from megjax.learners.learner import Learner, Player, norm, player, updated
-from megjax.learners.walkers import Walker
-from megjax.samplers import coordinates
-from megjax.samplers.coordinates import Coordinates
+from megjax import distributed, losses
+from megjax.learners.adaptive_samplers import AdaptiveSampler
+from megjax.learners.base import Learner, Player, norm, player, updated
+from megjax.samplers import bijectors
+from megjax.samplers.bijectors import Bijector
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
 
@@ -42,8 +42,8 @@ class Spec(NamedTuple):
     """
 
     energy: linen.Module
-    walker: Walker
-    coordinates: Coordinates = coordinates.IDENTITY
+    walker: AdaptiveSampler
+    coordinates: Bijector = bijectors.IDENTITY
     noise_fn: Callable[[Key, Array], Array] | None = None
     buffer_size: int = 10_000
     num_transitions: int = 40
@@ -69,7 +69,7 @@ def replay(spec: Spec) -> Learner:
         sample=partial(sample, spec),
         energy=partial(energy, spec),
         kernel=partial(kernel, spec),
-        coordinates=spec.coordinates,
+        bijector=spec.bijector,
     )
 
 
@@ -91,12 +91,12 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     walker, chains, found = spec.walker.walk(
         key_walk,
         state.walker,
-        parallel.shard(state.positions[rows]),
+        distributed.shard(state.positions[rows]),
         log_density(spec, state.energy.params),
         spec.num_transitions,
     )
     x = spec.noise_fn(key_noise, x[0]) if spec.noise_fn else x[0]
-    negatives = jax.lax.stop_gradient(spec.coordinates.outward(chains))
+    negatives = jax.lax.stop_gradient(spec.bijector.outward(chains))
     gradient, energies = jax.grad(partial(loss, spec), has_aux=True)(
         state.energy.params, x, negatives
     )
@@ -109,15 +109,15 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
         energy=updated(state.energy, gradient, spec.optimizer),
         walker=walker,
         # Whole again on every device, so that all steps have one program.
-        positions=parallel.whole(state.positions.at[rows].set(chains)),
+        positions=distributed.whole(state.positions.at[rows].set(chains)),
     )
     return state, found
 
 
 def log_density(spec: Spec, params: PyTree) -> LogDensityFn:
     """That of coordinates u [...] under an energy of data."""
-    return coordinates.density(
-        lambda x: -spec.energy.apply({"params": params}, x[None])[0], spec.coordinates
+    return bijectors.density(
+        lambda x: -spec.energy.apply({"params": params}, x[None])[0], spec.bijector
     )
 
 
@@ -127,7 +127,7 @@ def loss(
     """Energy of data [B, ...] minus that of chains [B, ...], and metrics."""
     energies = spec.energy.apply({"params": params}, jnp.concatenate([x, negatives]))
     real, fake = energies[: len(x)], energies[len(x) :]
-    gap = objectives.energy_contrast(real, fake)
+    gap = losses.energy_contrast(real, fake)
     magnitude = jnp.mean(jnp.square(real)) + jnp.mean(jnp.square(fake))
     return gap + spec.magnitude_weight * magnitude, {
         "energy_data": jnp.mean(real),
@@ -138,35 +138,35 @@ def loss(
 
 def positions(spec: Spec, state: State) -> Array:
     """All chains of the buffer as data [M, ...]."""
-    return spec.coordinates.outward(state.positions)
+    return spec.bijector.outward(state.positions)
 
 
 def starts(spec: Spec, key: Key, shape: tuple[int, ...]) -> Array:
     """What chains begin at, as data of a shape [N, ...]."""
-    return spec.coordinates.outward(spec.start_fn(key, shape))
+    return spec.bijector.outward(spec.start_fn(key, shape))
 
 
 def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
     """Positions of chains of the buffer as data [num, ...], each once where it can."""
     replace = num > spec.buffer_size
     rows = jax.random.choice(key, spec.buffer_size, (num,), replace=replace)
-    return spec.coordinates.outward(parallel.shard(state.positions[rows]))
+    return spec.bijector.outward(distributed.shard(state.positions[rows]))
 
 
 def energy(spec: Spec, state: State, x: Array) -> Array:
     """E(x) of every example [B, ...] -> [B]; infinite beyond the coordinates' limit."""
     found = spec.energy.apply({"params": state.energy.params}, x)
     reach = jnp.max(jnp.abs(x).reshape(len(x), -1), axis=1)
-    return jnp.where(reach < spec.coordinates.limit, found, jnp.inf)
+    return jnp.where(reach < spec.bijector.limit, found, jnp.inf)
 
 
 def kernel(
     spec: Spec, state: State, log_density_fn: LogDensityFn, *, has_aux: bool = False
 ) -> Kernel:
     """The sampler as it is, on any density of data; it walks in coordinates."""
-    return coordinates.walked(
+    return bijectors.walked(
         partial(spec.walker.kernel, state.walker),
         log_density_fn,
-        spec.coordinates,
+        spec.bijector,
         has_aux=has_aux,
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.types import Array, Key, Metrics, PyTree
 
 

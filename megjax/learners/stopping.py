@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.types import Array, Key, Metrics, PyTree
 
 

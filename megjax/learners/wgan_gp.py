@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 
-from megjax import objectives, parallel
-from megjax.learners.learner import (
+from megjax import distributed, losses
+from megjax.learners.base import (
     Learner,
     TwoPlayers,
     averaged,
@@ -36,13 +36,13 @@ from megjax.types import Array, Key, Metrics
 def between(key: Key, real: Array, fake: Array) -> Array:
     """Points on the lines from samples to data, one coefficient each: [B, ...]."""
     shape = (len(real),) + (1,) * (real.ndim - 1)
-    share = parallel.shard(jax.random.uniform(key, shape, real.dtype))
+    share = distributed.shard(jax.random.uniform(key, shape, real.dtype))
     return fake + share * (real - fake)
 
 
 def between_elements(key: Key, real: Array, fake: Array) -> Array:
     """Points in the boxes between them, one coefficient per element: [B, ...]."""
-    share = parallel.shard(jax.random.uniform(key, real.shape, real.dtype))
+    share = distributed.shard(jax.random.uniform(key, real.shape, real.dtype))
     return fake + share * (real - fake)
 
 
@@ -57,10 +57,10 @@ class Penalty(NamedTuple):
     deviation: Callable
 
 
-PER_EXAMPLE = Penalty(between, objectives.norm_deviation)
+PER_EXAMPLE = Penalty(between, losses.norm_deviation)
 """The method as published: the critic changes by at most 1 per unit of distance."""
 
-PER_PIXEL = Penalty(between_elements, objectives.pixel_norm_deviation)
+PER_PIXEL = Penalty(between_elements, losses.pixel_norm_deviation)
 """What MEG's reference code has in its place; see `pixel_norm_deviation`."""
 
 
@@ -127,8 +127,8 @@ def energy_update(
     def loss(params, x, fake, points):
         energy_fn = partial(spec.energy.apply, {"params": params})
         energy_real, energy_fake = energy_fn(x), energy_fn(fake)
-        contrast = objectives.energy_contrast(energy_real, energy_fake)
-        slope, penalty = objectives.gradient_penalty(
+        contrast = losses.energy_contrast(energy_real, energy_fake)
+        slope, penalty = losses.gradient_penalty(
             energy_fn, points, spec.penalty.deviation, spec.penalty_weight
         )
         return contrast + jnp.mean(penalty), {
@@ -137,7 +137,7 @@ def energy_update(
             # Lipschitz constant times distance, as far as E is the best critic.
             "wasserstein": -contrast,
             "gradient_penalty": jnp.mean(penalty),
-            "slope_norm": jnp.mean(objectives.norms(slope)),
+            "slope_norm": jnp.mean(losses.norms(slope)),
         }
 
     gradient, metrics = mean_gradient(

@@ -17,7 +17,7 @@ from megjax.networks.layers import Convolution, TransposedConvolution
 from megjax.types import Array, Key
 
 GRADIENTS = ("displaced", "position", "none")
-HALVES = ("random", "separating")
+COUPLING_MASKS = ("random", "bisecting")
 
 
 class Proposal(linen.Module):
@@ -32,7 +32,7 @@ class Proposal(linen.Module):
         paper; "position" at x, its variant without R (that is R = 0; its code adds this
         gradient once, after the flow); "none" nowhere.
     bound: of |S|. The paper has none, and in float32 its inverse can then fail.
-    far_moves: makes them easier where scales differ by orders of magnitude from place
+    learned_shrinkage: makes them easier where scales differ by orders of magnitude from place
         to place, as in funnels; not in the paper. Every step also takes a trained share
         of x off, so that a proposal can forget x whole without a network that makes x
         again; and networks see arcsinh of their inputs.
@@ -44,7 +44,7 @@ class Proposal(linen.Module):
     num_steps: int
     gradient: str = "displaced"
     bound: float = 8.0
-    far_moves: bool = False
+    learned_shrinkage: bool = False
     initial_log_epsilon: float = 0.0
 
     def setup(self):
@@ -54,7 +54,7 @@ class Proposal(linen.Module):
         init = initializers.constant(self.initial_log_epsilon)
         self.log_epsilon = self.param("log_epsilon", init, ())
         self.masks = self.variable("masks", "kept", self.initial_masks)
-        if self.far_moves:
+        if self.learned_shrinkage:
             shape = (self.num_steps, *self.shape)
             self.shares = self.param("shares", initializers.zeros, shape)
         self.coefficient_net = self.conditioner(3, jnp.tanh)
@@ -88,7 +88,7 @@ class Proposal(linen.Module):
         inputs = (x, kept) if self.gradient == "none" else (x, kept, gradient)
         out = self.coefficient_net(n, self._seen(*inputs))
         scale, stretch, shift = jnp.split(out, 3, axis=-1)
-        if self.far_moves:
+        if self.learned_shrinkage:
             # Of a move, which is epsilon z, where z takes epsilon / 2N of a shift.
             whole = 2 * self.num_steps * jnp.exp(-2 * self.log_epsilon)
             shift += whole * self.shares[n] * x
@@ -100,7 +100,7 @@ class Proposal(linen.Module):
 
     def _seen(self, *inputs: Array) -> Array:
         """What the networks see of [*shape] each: [..., the sum of their channels]."""
-        if self.far_moves:
+        if self.learned_shrinkage:
             # Before they are joined, so that XLA has arcsinh x once for all steps.
             inputs = map(jnp.arcsinh, inputs)
         return jnp.concatenate(tuple(inputs), axis=-1)
@@ -109,7 +109,7 @@ class Proposal(linen.Module):
 class Vectors(Proposal):
     """Perceptrons, and for every step a half of the dimensions (floor of d / 2).
 
-    halves: "random" as in the paper; "separating" halves, at random, what earlier steps
+    halves: "random" as in the paper; "bisecting" halves, at random, what earlier steps
         have kept together, until after ceil(log2 d) steps any two dimensions have been
         apart in one of them, and then begins anew. Where the width of a dimension
         follows another's value, as in a funnel, only a step that parts the two can
@@ -121,9 +121,9 @@ class Vectors(Proposal):
     halves: str = "random"
 
     def setup(self):
-        if self.halves not in HALVES:
+        if self.coupling_masks not in COUPLING_MASKS:
             raise ValueError(
-                f"halves={self.halves!r}: choose one of {', '.join(HALVES)}."
+                f"coupling_masks={self.coupling_masks!r}: choose one of {', '.join(COUPLING_MASKS)}."
             )
         super().setup()
 
@@ -135,7 +135,7 @@ class Vectors(Proposal):
         if dim < 2:
             raise ValueError(f"shape={self.shape}: a proposal needs two dimensions.")
         keys = jax.random.split(self.make_rng("params"), self.num_steps)
-        if self.halves == "separating":
+        if self.coupling_masks == "bisecting":
             return separating_masks(keys, dim)
         kept = jnp.arange(dim) < dim // 2
         return jax.vmap(lambda key: jax.random.permutation(key, kept))(keys)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax import threefry
+from megjax import random
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, Key, PyTree
 
@@ -81,9 +81,9 @@ def warm_up(
         states, tuner = carry
         step = kernel_fn(jnp.exp(tuner.log_step_size)).step
         count = tuner.num_updates
-        step_keys = jax.vmap(threefry.fold_in, (0, None))(keys, count)
+        step_keys = jax.vmap(random.fold_in, (0, None))(keys, count)
         states, infos = jax.vmap(step)(step_keys, states)
-        mean = jnp.mean(infos.acceptance_prob)
+        mean = jnp.mean(infos.acceptance_rate)
         return (states, updated(tuner, mean, target_acceptance=target_acceptance)), None
 
     turns = num_steps + 1 if unroll else 1

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from megjax import threefry
-from megjax.samplers import kernel, mala, metric
+from megjax import random
+from megjax.samplers import kernel, mala, preconditioner
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 TARGET_ACCEPTANCE = 0.55
@@ -114,7 +114,7 @@ def warm_up(
 
     def one(carry, index):
         states, adaptation = carry
-        step_keys = jax.vmap(threefry.fold_in, (0, None))(keys, adaptation.num_updates)
+        step_keys = jax.vmap(random.fold_in, (0, None))(keys, adaptation.num_updates)
         gradient, (states, infos) = grad(
             adaptation.shape,
             adaptation.entropy_weight,
@@ -123,7 +123,7 @@ def warm_up(
             init_fn=init_fn,
         )
         rate = learning_rate * (1 - 0.9 * index / num_steps)
-        acceptance = jnp.mean(infos.acceptance_prob)
+        acceptance = jnp.mean(infos.acceptance_rate)
         return (
             states,
             _updated(adaptation, gradient, acceptance, rate, target_acceptance),
@@ -158,8 +158,8 @@ def _transition(factor, key, state, *, init_fn):
     """
     state = jax.lax.stop_gradient(state)
     noise, log_uniform = kernel.noise(key, state.position)
-    drift = STEP_SIZE * metric.squared(factor, state.gradient)
-    position = state.position + drift + metric.scaled(factor, noise)
+    drift = STEP_SIZE * preconditioner.squared(factor, state.gradient)
+    position = state.position + drift + preconditioner.scaled(factor, noise)
     proposal = jax.lax.stop_gradient(init_fn(jax.lax.stop_gradient(position)))
     finite = kernel.finite(proposal)
     # Zero times an infinite gradient is NaN: a proposal out of bounds is not touched.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax.samplers import mala, metric
+from megjax.samplers import mala, preconditioner
 from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.samplers.mala import State
 from megjax.types import Array, Key, LogDensityFn
@@ -82,10 +82,10 @@ def leapfrog(
     """
 
     def kick(momentum, gradient, size):
-        return momentum + size * metric.transposed(path.factor, gradient)
+        return momentum + size * preconditioner.transposed(path.factor, gradient)
 
     def drift(state, momentum):
-        moved = path.step_size * metric.scaled(path.factor, momentum)
+        moved = path.step_size * preconditioner.scaled(path.factor, momentum)
         return init_fn(state.position + moved)
 
     def one(carry, _):

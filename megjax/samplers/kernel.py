@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import threefry
+from megjax import random
 from megjax.types import Array, Key, PyTree
 
 
 class Info(NamedTuple):
     """What one step of one chain did; scalars.
 
-    acceptance_prob: min(1, r); 0 where the proposal was not finite.
+    acceptance_rate: min(1, r); 0 where the proposal was not finite.
     accepted: whether the chain moved. Always true for Gibbs sweeps.
     finite: whether every number of the proposed state was finite, and HMC's path did
         not diverge.
     """
 
-    acceptance_prob: Array
+    acceptance_rate: Array
     accepted: Array
     finite: Array
 
@@ -90,7 +90,7 @@ def noise(key: Key, position: Array) -> tuple[Array, Array]:
     most of the cost of a step, and a key for each would be three more hashes.
     """
     dtype = jnp.float64 if position.dtype == jnp.float64 else jnp.float32
-    uniform = threefry.uniform(key, (position.size + 1,), dtype)
+    uniform = random.uniform(key, (position.size + 1,), dtype)
     lowest = jnp.nextafter(jnp.asarray(-1, dtype), jnp.asarray(0, dtype))
     # Rounding may not take the left end, where the inverse is infinite.
     symmetric = jnp.maximum(lowest, 2 * uniform[1:] - 1)
@@ -125,7 +125,7 @@ def chain(
     turns = num_steps + 1 if unroll else 1
 
     def one(state, index):
-        return kernel.step(threefry.fold_in(key, index), state)
+        return kernel.step(random.fold_in(key, index), state)
 
     def window(state, indices):
         state, infos = jax.lax.scan(one, state, indices, unroll=turns)

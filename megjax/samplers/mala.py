@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax.samplers import metric
+from megjax.samplers import preconditioner
 from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.types import Array, Key, LogDensityFn
 
@@ -62,8 +62,8 @@ def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> Sta
 def step(key: Key, state: State, *, init_fn, step_size, factor) -> tuple[State, Info]:
     """One proposal and its acceptance."""
     normal, log_uniform = noise(key, state.position)
-    drift = step_size * metric.squared(factor, state.gradient)
-    spread = jnp.sqrt(2 * step_size) * metric.scaled(factor, normal)
+    drift = step_size * preconditioner.squared(factor, state.gradient)
+    spread = jnp.sqrt(2 * step_size) * preconditioner.scaled(factor, normal)
     proposal = init_fn(state.position + drift + spread)
     ratio = log_ratio(state, proposal, step_size=step_size, factor=factor)
     return accepted_move(log_uniform, ratio, state, proposal)
@@ -85,7 +85,7 @@ def log_ratio(
     which biases the chain.
     """
     total = state.gradient + proposal.gradient
-    change = metric.squared(factor, state.gradient - proposal.gradient)
+    change = preconditioner.squared(factor, state.gradient - proposal.gradient)
     move = proposal.position - state.position
     correction = jnp.sum(total * (0.25 * step_size * change - 0.5 * move))
     return proposal.log_density - state.log_density + correction

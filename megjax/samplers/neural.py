@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from megjax.networks import proposal
-from megjax.samplers import metric
+from megjax.samplers import preconditioner
 from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
@@ -21,7 +21,7 @@ DISPLACED, POSITION, NONE = proposal.GRADIENTS
 
 
 class Frame(NamedTuple):
-    """Coordinates y = L^-1 (x - mean) of positions, in which a flow works.
+    """Bijector y = L^-1 (x - mean) of positions, in which a flow works.
 
     mean: [dim]. factor: L, lower triangular [dim, dim]. Positions that L L^T is the
     covariance of have uncorrelated coordinates of variance 1. Not in the paper; Stan
@@ -151,7 +151,7 @@ def move(
     x, factor, volume = _framed(flow, state.position)
     z, log_det = forward(flow, x, normal, slopes(state))
     change = jnp.exp(flow.log_epsilon) * z
-    position = state.position + metric.scaled(factor, change)
+    position = state.position + preconditioner.scaled(factor, change)
     proposed = init(position, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux)
     back, log_det_back = inverse(flow, x + change, -z, slopes(proposed))
     log_ratio = (
@@ -215,7 +215,7 @@ def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
     x, factor, _ = _framed(flow, state.position)
 
     def displaced(n, kept):
-        moved = metric.scaled(factor, flow.displacement(n, x, kept))
+        moved = preconditioner.scaled(factor, flow.displacement(n, x, kept))
         gradient = jax.grad(log_density_fn, has_aux=has_aux)(state.position + moved)
         return gradient[0] if has_aux else gradient
 
@@ -223,7 +223,7 @@ def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
         if flow.gradient == NONE:
             return jnp.zeros_like(x)
         found = state.gradient if flow.gradient == POSITION else displaced(n, kept)
-        found = -metric.transposed(factor, found)
+        found = -preconditioner.transposed(factor, found)
         return jax.lax.stop_gradient(found) if stop_gradient else found
 
     return slope
@@ -235,7 +235,7 @@ def _framed(flow, position) -> tuple[Array, Array | None, Array | float]:
         return position, None, 0.0
     mean, factor = (value.astype(position.dtype) for value in flow.frame)
     volume = jnp.sum(jnp.log(jnp.diag(factor)))
-    return metric.solved(factor, position - mean), factor, volume
+    return preconditioner.solved(factor, position - mean), factor, volume
 
 
 def _halves(flow: Flow) -> list[tuple[int, Array]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from megjax import parallel
+from megjax import distributed
 from megjax.data import order
 
 KEY = jax.random.key(7)
@@ -143,8 +143,8 @@ def test_one_trace_serves_all_steps_and_late_steps_do_not_overflow():
 def test_devices_agree():
     def batch(step):
         indices = order.batch_indices(KEY, step, num_examples=1000, shape=(2, 64))
-        return parallel.shard(indices, axis=1)
+        return distributed.shard(indices, axis=1)
 
-    with jax.set_mesh(parallel.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh()):
         sharded = jax.jit(batch)(9)
     np.testing.assert_array_equal(sharded, batch(9))

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from megjax import parallel
+from megjax import distributed
 from megjax.data import kdd99
 from megjax.data.dataset import LabelledExamples
 from megjax.evaluation import anomaly, baselines
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
 
@@ -125,7 +125,7 @@ def test_scores_of_a_quadratic_energy_are_high_far_away():
     x = np.random.RandomState(0).normal(size=(7, 4, 3, 2)).astype(np.float32)
     scorer = anomaly.energy_scores(quadratic())
     norm = np.linalg.norm(x.reshape(7, -1), axis=1)
-    for mesh in (parallel.data_mesh(jax.devices()[:1]), parallel.data_mesh()):
+    for mesh in (distributed.data_mesh(jax.devices()[:1]), distributed.data_mesh()):
         with jax.set_mesh(mesh):
             found = anomaly.scored(scorer, jnp.float32(2.0), x, batch_size=8)
         np.testing.assert_allclose(found["energy"], norm**2, rtol=1e-5)

@@ -7,8 +7,9 @@ import pytest
 
 from megjax.data import images
 from megjax.data.dataset import Dataset
-from megjax.evaluation import fidelity, frechet
-from megjax.learners.learner import Learner
+from megjax.evaluation import fidelity
+from megjax.learners.base import Learner
+from megjax.metrics import frechet
 
 KEY = jax.random.key(0)
 PIXELS = np.random.RandomState(0).randint(0, 256, (230, 2, 2, 1), np.uint8)

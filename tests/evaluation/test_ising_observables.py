@@ -10,7 +10,7 @@ import pytest
 
 from megjax.data import ising as lattice
 from megjax.evaluation import ising
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 
 def test_published_values():

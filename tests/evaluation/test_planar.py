@@ -7,7 +7,7 @@ import pytest
 
 from megjax.data import toy
 from megjax.evaluation import planar
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 MIXTURE = toy.Mixture(np.float32([[-1, 0], [1, 0]]), 0.2)
 

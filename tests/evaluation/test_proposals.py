@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.evaluation import proposals
 from megjax.learners import proposal
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 from megjax.networks import proposal as networks
 from megjax.samplers.kernel import Info, Kernel
 

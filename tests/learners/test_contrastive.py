@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from megjax import parallel
+from megjax import distributed
 from megjax.energies import exact, rbm, units
 from megjax.learners import contrastive, proximal
 from megjax.samplers import mala
@@ -160,7 +160,7 @@ def test_driven_temperatures_have_their_moments():
     std, momentum, num = 0.6, 0.9, 1500
 
     def one(betas, key):
-        betas = contrastive.driven(key, betas, std, momentum)
+        betas = contrastive.fluctuating_temperature(key, betas, std, momentum)
         return betas, betas
 
     keys = jax.random.split(jax.random.key(0), 70)
@@ -326,14 +326,14 @@ def test_devices_agree_and_share_the_work():
 
     def step(key, state, x):
         # As the training loop hands it over.
-        return made.step(key, state, parallel.shard(x, axis=1))
+        return made.step(key, state, distributed.shard(x, axis=1))
 
     for devices in (jax.devices()[:1], jax.devices()[:8]):
-        mesh = parallel.data_mesh(devices)
+        mesh = distributed.data_mesh(devices)
         with jax.set_mesh(mesh):
-            make = jax.jit(made.init, out_shardings=parallel.replicated(mesh))
+            make = jax.jit(made.init, out_shardings=distributed.replicated(mesh))
             state = make(jax.random.key(0), jnp.zeros((1, 5)))
-            placed = parallel.replicate((jax.random.key(1), x), mesh)
+            placed = distributed.replicate((jax.random.key(1), x), mesh)
             compiled = jax.jit(step).lower(placed[0], state, placed[1]).compile()
             flops.append(compiled.cost_analysis()["flops"])
             for _ in range(3):

@@ -12,9 +12,10 @@ import optax
 import pytest
 from trees import close
 
-from megjax import objectives, sampling
+from megjax import losses
 from megjax.learners import deep_directed
 from megjax.networks import experts, mlp
+from megjax.sampling import draw
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
@@ -107,8 +108,8 @@ def test_batch_norm_entropy_is_that_of_its_scales():
     one = 0.5 * np.log(2 * np.pi * np.e)
     found = deep_directed.batch_norm_entropy(params)
     np.testing.assert_allclose(found, 2 * one + np.log(2), rtol=1e-8)
-    assert np.isfinite(objectives.batch_norm_entropy([jnp.zeros(3)]))
-    gradient = jax.grad(objectives.batch_norm_entropy)(jnp.zeros(3))
+    assert np.isfinite(losses.batch_norm_entropy([jnp.zeros(3)]))
+    gradient = jax.grad(losses.batch_norm_entropy)(jnp.zeros(3))
     np.testing.assert_array_equal(gradient, 0)
 
 
@@ -150,7 +151,7 @@ def test_latent_walks_keep_the_generators_distribution():
         learner = deep_directed.deep_directed(plain_spec())
         state = jax.jit(learner.init)(jax.random.key(0), jnp.zeros((4, 2)))
         options = {"num": 400, "steps": 50, "inverse_temperature": 0.0}
-        walk = sampling.run(jax.random.key(1), learner, state, **options)
+        walk = draw.run(jax.random.key(1), learner, state, **options)
         u = np.asarray(deep_directed.uniform(plain_spec(), jnp.asarray(walk.z)))
         made = jax.jit(learner.generate)(state, walk.z)
     assert np.abs(u).max() <= 0.5

@@ -14,8 +14,8 @@ import optax
 import pytest
 from trees import close, furthest
 
-from megjax import objectives
-from megjax.learners import learner, meg
+from megjax import losses
+from megjax.learners import base, meg
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
@@ -158,7 +158,7 @@ def test_printed_order_updates_the_energy_first(x):
     state, after, _ = trained(second, x)
     # With the energy updated first the negatives come from the old generator.
     key_energy, key_generator = jax.random.split(jax.random.key(1))
-    updates = functools.partial(learner.energy_updates, meg.energy_update, first)
+    updates = functools.partial(base.energy_updates, meg.energy_update, first)
     expected, _ = jax.jit(updates)(key_energy, state, x)
     expected, _ = jax.jit(functools.partial(meg.generator_update, first, num=16))(
         key_generator, expected
@@ -183,7 +183,7 @@ def test_metrics_describe_the_last_update(x):
     state, _, metrics = trained(spec(), x)
     energy_fn = lambda x: meg.energy(spec(), state, x)
     _, metrics = meg.energy_update(spec(), jax.random.key(0), state, x[0])
-    squared = jnp.mean(objectives.squared_score(energy_fn, x[0]))
+    squared = jnp.mean(losses.squared_score(energy_fn, x[0]))
     np.testing.assert_allclose(metrics["squared_score"], squared, rtol=1e-9)
     np.testing.assert_allclose(metrics["energy_real"], jnp.mean(energy_fn(x[0])))
 
@@ -247,7 +247,7 @@ def test_information_gradient_moves_generator_and_statistics_together(x):
 
 
 def test_many_marginals_with_info_nce(x):
-    chosen = spec(bound=objectives.info_nce, num_marginals=15)
+    chosen = spec(bound=losses.info_nce, num_marginals=15)
     _, _, metrics = trained(chosen, x)
     assert -1 < metrics["information"] <= np.log(16)
 
@@ -321,7 +321,7 @@ def test_score_weight_bounds_the_energy_scale():
     "changes",
     [
         {},
-        {"pairing": meg.roll_rows, "num_marginals": 3, "bound": objectives.info_nce},
+        {"pairing": meg.roll_rows, "num_marginals": 3, "bound": losses.info_nce},
     ],
 )
 def test_micro_batches_change_nothing_but_memory(x, changes):

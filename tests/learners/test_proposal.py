@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.learners import proposal
 from megjax.networks import proposal as networks
 from megjax.samplers import neural
@@ -272,7 +272,7 @@ def test_whitenings_frame_a_proposal_by_the_chains():
     target = targets.gaussian("", covariance)
     mean = jnp.array([3.0, -20.0])
     spec = specification(
-        buffer=proposal.Buffer(size=500, burn_in=150, whitenings=4)
+        buffer=proposal.Buffer(size=500, burn_in=150, warmup_windows=4)
     )._replace(log_density_fn=lambda x: target.log_density(x - mean))
     state = jax.jit(functools.partial(proposal.init, spec))(
         jax.random.key(0), jnp.zeros((50, 2))

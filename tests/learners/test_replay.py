@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import linen
 
-from megjax import parallel
-from megjax.learners import replay, walkers
+from megjax import distributed
+from megjax.learners import adaptive_samplers, replay
 from megjax.networks import smooth
-from megjax.samplers import coordinates, kernel
+from megjax.samplers import bijectors, kernel
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,7 +39,9 @@ def shifted(key, state, positions, log_density_fn, num):
     return state + num, positions + num * SHIFT, found
 
 
-COUNTER = walkers.Walker(lambda key, shape: jnp.int32(0), shifted, None)
+COUNTER = adaptive_samplers.AdaptiveSampler(
+    lambda key, shape: jnp.int32(0), shifted, None
+)
 
 
 def learner(**changes):
@@ -107,7 +109,7 @@ def test_rows_that_are_not_chosen_stay(data):
 
 
 def test_chains_walk_on_the_energy_in_coordinates(data):
-    spec = learner(coordinates=coordinates.logit(0.1), num_transitions=0)
+    spec = learner(bijector=bijectors.logit(0.1), num_transitions=0)
     before, after, found = advanced(spec, data / 4)
     chosen = jax.random.permutation(jax.random.split(jax.random.key(1), 3)[0], NUM)[0]
 
@@ -136,7 +138,7 @@ def test_samples_are_chains_of_the_buffer(data):
 
 
 def test_beyond_the_limit_nothing_is_likely(data):
-    spec = learner(coordinates=coordinates.logit(0.1))
+    spec = learner(bijector=bijectors.logit(0.1))
     state, *_ = advanced(spec, data / 4)
     x = jnp.array([[0.0, 0.0, 1.24], [0.0, 0.0, -1.26]])
     found = replay.energy(spec, state, x)
@@ -146,8 +148,8 @@ def test_beyond_the_limit_nothing_is_likely(data):
 def test_the_kernel_walks_on_images():
     spec = replay.Spec(
         smooth.Energy(2),
-        walkers.langevin(walkers.StepSize(initial=0.2)),
-        coordinates.logit(),
+        adaptive_samplers.langevin(adaptive_samplers.StepSize(initial=0.2)),
+        bijectors.logit(),
         buffer_size=4,
         start_fn=jax.random.logistic,
     )
@@ -167,7 +169,7 @@ def test_the_kernel_walks_on_images():
 
     chain = end(x)
     assert chain.position.shape == (4, 4, 1) and np.any(chain.position != x)
-    assert np.max(np.abs(chain.position)) < spec.coordinates.limit
+    assert np.max(np.abs(chain.position)) < spec.bijector.limit
     expected = made.energy(state, chain.position[None])[0]
     np.testing.assert_allclose(chain.aux, expected, rtol=1e-4)
 
@@ -177,8 +179,8 @@ def test_devices_agree():
     """MALA on a small energy, a batch of eight chains on one device and on eight."""
     spec = replay.Spec(
         smooth.Energy(2),
-        walkers.langevin(walkers.StepSize(initial=0.2)),
-        coordinates.logit(),
+        adaptive_samplers.langevin(adaptive_samplers.StepSize(initial=0.2)),
+        bijectors.logit(),
         buffer_size=16,
         num_transitions=3,
         start_fn=jax.random.logistic,
@@ -188,14 +190,14 @@ def test_devices_agree():
 
     def step(key, state, x):
         # As the training loop hands it over.
-        return made.step(key, state, parallel.shard(x, axis=1))
+        return made.step(key, state, distributed.shard(x, axis=1))
 
     for devices in (jax.devices()[:1], jax.devices()[:8]):
-        mesh = parallel.data_mesh(devices)
+        mesh = distributed.data_mesh(devices)
         with jax.set_mesh(mesh):
-            make = jax.jit(made.init, out_shardings=parallel.replicated(mesh))
+            make = jax.jit(made.init, out_shardings=distributed.replicated(mesh))
             state = make(jax.random.key(0), x[0])
-            placed = parallel.replicate((jax.random.key(1), x), mesh)
+            placed = distributed.replicate((jax.random.key(1), x), mesh)
             compiled = jax.jit(step).lower(placed[0], state, placed[1]).compile()
             for _ in range(2):
                 # Raises where the state came back in another form than it went.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megjax.learners import stages
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 
 def adder(amount):

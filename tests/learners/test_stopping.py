@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from megjax.learners import stopping
-from megjax.learners.learner import Learner
+from megjax.learners.base import Learner
 
 COUNTER = Learner(
     init=lambda key, x: jnp.zeros(()),

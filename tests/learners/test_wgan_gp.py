@@ -13,7 +13,7 @@ import optax
 import pytest
 from trees import close, furthest
 
-from megjax import parallel
+from megjax import distributed
 from megjax.learners import wgan_gp
 from megjax.networks import heads, mlp
 
@@ -288,9 +288,11 @@ def test_one_and_eight_devices_agree():
     )
     found = []
     for num in (1, 8):
-        mesh = parallel.data_mesh(jax.devices()[:num])
-        batch = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, parallel.AXIS)))
-        everywhere = parallel.replicated(mesh)
+        mesh = distributed.data_mesh(jax.devices()[:num])
+        batch = jax.device_put(
+            x, jax.NamedSharding(mesh, jax.P(None, distributed.AXIS))
+        )
+        everywhere = distributed.replicated(mesh)
         with jax.set_mesh(mesh):
             init = jax.jit(learner.init, out_shardings=everywhere)
             state, step = init(jax.random.key(0), x[0]), jax.jit(learner.step)
@@ -314,10 +316,10 @@ def test_the_data_of_micro_batches_stay_on_their_devices():
     """Eight devices agree with one, and pass nothing on but sums."""
     chosen = spec(num_microbatches=2, num_energy_updates=1)
     learner, x = wgan_gp.wgan_gp(chosen), jnp.ones((1, 16, 2, 2, 3))
-    mesh = parallel.data_mesh()
-    batch = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, parallel.AXIS)))
+    mesh = distributed.data_mesh()
+    batch = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, distributed.AXIS)))
     with jax.set_mesh(mesh):
-        init = jax.jit(learner.init, out_shardings=parallel.replicated(mesh))
+        init = jax.jit(learner.init, out_shardings=distributed.replicated(mesh))
         state = init(jax.random.key(0), x[0])
         step = jax.jit(learner.step).lower(jax.random.key(1), state, batch).compile()
         after, _ = step(jax.random.key(1), state, batch)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from megjax import objectives
+from megjax import losses
 from megjax.networks import heads, ladder, mlp, piecewise
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -56,7 +56,7 @@ def test_value_and_gradient_are_those_of_the_double_backward_pass(name):
 
         def plain(params):
             energy_fn = partial(energy.apply, {"params": params})
-            squared = objectives.squared_score(energy_fn, x)
+            squared = losses.squared_score(energy_fn, x)
             return jnp.mean(energy_fn(x) + WEIGHT * squared)
 
         def ours(params):
@@ -79,7 +79,7 @@ def test_energies_and_scores_are_those_of_the_objectives():
     energy, params, x = case("mlp")
     ours = piecewise.penalised_energy(energy, params, x, WEIGHT)
     energy_fn = partial(energy.apply, {"params": params})
-    expected = objectives.penalised_energy(energy_fn, x, WEIGHT)
+    expected = losses.penalised_energy(energy_fn, x, WEIGHT)
     for a, b in zip(ours, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

@@ -17,7 +17,7 @@ from megjax.samplers import kernel as kernels
 def p_value(key, kernel, target, *, num_replicates=10_000, num_steps=9):
     """Probability of ranks so uneven if `kernel` leaves `target` invariant.
 
-    target: as `megjax.data.targets.Target`, with an exact sampler. Every replicate is a
+    target: as `megjax.densities.targets.Target`, with an exact sampler. Every replicate is a
     path of num_steps + 1 states around one exact draw, which stands at a place chosen
     uniformly: the steps after it are the kernel's, and so are those before it, read
     backwards, because the kernel is reversible. The rank of the exact draw among the

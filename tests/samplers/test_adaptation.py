@@ -48,7 +48,7 @@ def acceptance(make, keys, x, scale, step_size):
     fixed = make(functools.partial(normal, scale=scale), step_size=step_size)
 
     def run(key, x):
-        return kernel.chain(key, fixed, fixed.init(x), 50)[1].infos.acceptance_prob
+        return kernel.chain(key, fixed, fixed.init(x), 50)[1].infos.acceptance_rate
 
     return jnp.mean(jax.vmap(run)(keys, x))
 

@@ -43,7 +43,7 @@ def test_chains_of_a_machine_reach_its_distribution():
     spread = np.sqrt(0.25 / len(hidden))
     assert np.all(np.abs(hidden.mean(0) - probs @ h) < 4 * spread)
     assert np.all(record.infos.accepted == 1) and np.all(record.infos.finite == 1)
-    assert np.all(record.infos.acceptance_prob == 1)
+    assert np.all(record.infos.acceptance_rate == 1)
 
 
 def test_a_step_is_a_sweep_of_the_family():

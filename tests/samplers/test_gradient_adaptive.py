@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import ranks
 
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.samplers import gradient_adaptive, kernel, mala
 
 SCG = targets.strongly_correlated_gaussian()
@@ -53,7 +53,7 @@ def test_the_shape_of_a_narrow_normal_is_learned():
     fixed = gradient_adaptive.adapted(SCG.log_density, adaptation)
     run = jax.jit(jax.vmap(lambda k, s: kernel.chain(k, fixed, s, 100)[1].infos))
     infos = run(jax.random.split(jax.random.key(2), 32), states)
-    assert abs(np.mean(infos.acceptance_prob) - 0.55) < 0.1
+    assert abs(np.mean(infos.acceptance_rate) - 0.55) < 0.1
     assert ranks.p_value(jax.random.key(3), fixed, SCG) > 1e-4
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from megjax.data import targets
-from megjax.samplers import adaptation, hmc, kernel, mala, metric
+from megjax.densities import targets
+from megjax.samplers import adaptation, hmc, kernel, mala, preconditioner
 
 FACTOR = jnp.array([[0.7, 0.0], [-0.3, 0.5]])
 
@@ -107,7 +107,7 @@ def test_one_leapfrog_step_is_mala():
     theirs, info = stepped(langevin, keys, x)
     np.testing.assert_allclose(ours.position, theirs.position, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        ours_info.acceptance_prob, info.acceptance_prob, rtol=1e-3
+        ours_info.acceptance_rate, info.acceptance_rate, rtol=1e-3
     )
 
 
@@ -154,7 +154,7 @@ def test_agrees_with_blackjax(mass):
 
     def ours(x, velocity_momentum):
         # Their momentum has covariance M; ours is L^T times it, a standard normal.
-        momentum = metric.transposed(factor, velocity_momentum)
+        momentum = preconditioner.transposed(factor, velocity_momentum)
         state, end = pathed(
             log_density, x, momentum, step_size=0.3, num_steps=5, factor=factor
         )
@@ -180,7 +180,7 @@ def test_divergences_are_rejected_and_counted():
     barely = hmc.hmc(normal, step_size=2.5, num_steps=6)
     _, infos = stepped(barely, keys, x)
     assert not np.all(infos.finite)
-    assert np.all(jnp.where(infos.finite, 0, infos.acceptance_prob) == 0)
+    assert np.all(jnp.where(infos.finite, 0, infos.acceptance_rate) == 0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -220,7 +220,7 @@ def test_the_step_size_adapts():
     fixed = make(step_size=adaptation.step_size(tuner))
     keys = jax.random.split(jax.random.key(2), 32)
     infos = jax.jit(jax.vmap(fixed.step))(keys, states)[1]
-    assert abs(np.mean(infos.acceptance_prob) - hmc.TARGET_ACCEPTANCE) < 0.2
+    assert abs(np.mean(infos.acceptance_rate) - hmc.TARGET_ACCEPTANCE) < 0.2
 
 
 def test_aux_follows_the_position():

@@ -20,7 +20,7 @@ def accept(log_ratio, proposal, state=0.0, num=20_000):
 
 def test_metropolis_accepts_with_the_given_probability():
     moved, info = accept(np.log(0.3), proposal=1.0)
-    np.testing.assert_allclose(info.acceptance_prob, 0.3, rtol=1e-6)
+    np.testing.assert_allclose(info.acceptance_rate, 0.3, rtol=1e-6)
     error = np.sqrt(0.3 * 0.7 / 20_000)
     assert abs(np.mean(info.accepted) - 0.3) < 4 * error
     np.testing.assert_array_equal(moved, np.asarray(info.accepted, np.float32))
@@ -28,7 +28,7 @@ def test_metropolis_accepts_with_the_given_probability():
 
 def test_metropolis_always_accepts_an_uphill_move():
     _, info = accept(0.5, proposal=1.0)
-    assert np.all(info.accepted) and np.all(info.acceptance_prob == 1)
+    assert np.all(info.accepted) and np.all(info.acceptance_rate == 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -36,7 +36,7 @@ def test_metropolis_rejects_what_is_not_finite(value):
     for log_ratio in (0.0, np.inf, np.nan):
         moved, info = accept(log_ratio, proposal=value, num=10)
         assert not np.any(info.accepted) and not np.any(info.finite)
-        assert np.all(moved == 0) and np.all(info.acceptance_prob == 0)
+        assert np.all(moved == 0) and np.all(info.acceptance_rate == 0)
 
 
 def test_metropolis_rejects_a_nan_ratio_and_leaves_a_state_of_zero_density():

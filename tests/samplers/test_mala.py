@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.scipy import stats
 
-from megjax.samplers import kernel, mala, metric
+from megjax.samplers import kernel, mala, preconditioner
 from megjax.samplers.kernel import Kernel
 
 
@@ -187,21 +187,21 @@ def test_preconditioning_is_mala_in_other_coordinates(factor):
     factor = jnp.array(factor)
 
     def unstretched(y):
-        return skewed(metric.scaled(factor, y))
+        return skewed(preconditioner.scaled(factor, y))
 
     right = mala.mala(skewed, step_size=0.1, factor=factor)
     plain = mala.mala(unstretched, step_size=0.1)
     y = 0.5 * jax.random.normal(jax.random.key(0), (100, 2))
-    x = jax.vmap(functools.partial(metric.scaled, factor))(y)
+    x = jax.vmap(functools.partial(preconditioner.scaled, factor))(y)
     keys = jax.random.split(jax.random.key(1), 100)
     step = jax.jit(lambda one, keys, x: jax.vmap(one.step)(keys, jax.vmap(one.init)(x)),
                    static_argnums=0)  # fmt: skip
     (x_end, x_info), (y_end, y_info) = step(right, keys, x), step(plain, keys, y)
     np.testing.assert_allclose(
-        x_info.acceptance_prob, y_info.acceptance_prob, rtol=2e-3, atol=1e-5
+        x_info.acceptance_rate, y_info.acceptance_rate, rtol=2e-3, atol=1e-5
     )
     assert 10 < np.sum(x_info.accepted) < 90
-    mapped = jax.vmap(functools.partial(metric.scaled, factor))(y_end.position)
+    mapped = jax.vmap(functools.partial(preconditioner.scaled, factor))(y_end.position)
     np.testing.assert_allclose(x_end.position, mapped, rtol=1e-4, atol=1e-4)
 
 
@@ -229,7 +229,7 @@ def summaries(positions, infos):
     """Per chain: means, second moments, a mixed third one, acceptance [chains, 6]."""
     x = np.asarray(positions)[:, 100:]
     third = np.mean(x[..., 0] ** 2 * x[..., 1], axis=1)
-    rate = np.asarray(infos.acceptance_prob).mean(axis=1)
+    rate = np.asarray(infos.acceptance_rate).mean(axis=1)
     columns = [x.mean(1), (x**2).mean(1), third[:, None], rate[:, None]]
     return np.concatenate(columns, axis=1)
 

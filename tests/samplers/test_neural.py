@@ -9,9 +9,9 @@ import pytest
 import ranks
 from scipy import stats
 
-from megjax.data import targets
+from megjax.densities import targets
 from megjax.networks import proposal
-from megjax.samplers import kernel, mala, metric, neural
+from megjax.samplers import kernel, mala, neural, preconditioner
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -92,8 +92,8 @@ def round_trip(flow, x, noise):
         (vectors("position"), True),
         (vectors("none"), False),
         (images("position"), True),
-        (vectors("displaced", far_moves=True), True),
-        (images("none", far_moves=True), True),
+        (vectors("displaced", learned_shrinkage=True), True),
+        (images("none", learned_shrinkage=True), True),
     ],
     ids=[
         "displaced",
@@ -121,12 +121,15 @@ def test_inverse_and_log_determinant(module, double):
 
 
 @pytest.mark.parametrize(
-    ("gradient", "far_moves"),
+    ("gradient", "learned_shrinkage"),
     [("displaced", False), ("position", False), ("position", True)],
 )
-def test_it_starts_as_mala(gradient, far_moves):
+def test_it_starts_as_mala(gradient, learned_shrinkage):
     a = 0.3
-    fields = {"initial_log_epsilon": 0.5 * np.log(2 * a), "far_moves": far_moves}
+    fields = {
+        "initial_log_epsilon": 0.5 * np.log(2 * a),
+        "learned_shrinkage": learned_shrinkage,
+    }
     module = vectors(gradient, **fields)
     variables = module.init(jax.random.key(0), jnp.zeros(DIM))
     flow = neural.flow(module, variables)
@@ -148,7 +151,7 @@ def test_it_starts_as_mala(gradient, far_moves):
 
 
 def test_shares_of_a_position_add_up_until_it_is_forgotten():
-    module = vectors("none", far_moves=True, initial_log_epsilon=-0.5)
+    module = vectors("none", learned_shrinkage=True, initial_log_epsilon=-0.5)
     variables = module.init(jax.random.key(0), jnp.zeros(DIM))
     shares = jnp.array([[0.25] * DIM, [0.75] * DIM])
     variables = variables | {"params": variables["params"] | {"shares": shares}}
@@ -167,12 +170,12 @@ def test_shares_of_a_position_add_up_until_it_is_forgotten():
     ("method", "num_inputs"), [("coefficients", 3), ("displacement", 2)]
 )
 def test_far_moves_show_networks_inverse_hyperbolic_sines(method, num_inputs):
-    far = perturbed(vectors(far_moves=True))
+    far = perturbed(vectors(learned_shrinkage=True))
     far["params"]["shares"] = jnp.zeros((2, DIM))
     plain = {"params": dict(far["params"]), "masks": far["masks"]}
     del plain["params"]["shares"]
     inputs = 100 * jax.random.normal(jax.random.key(2), (num_inputs, DIM))
-    found = vectors(far_moves=True).apply(far, 1, *inputs, method=method)
+    found = vectors(learned_shrinkage=True).apply(far, 1, *inputs, method=method)
     seen = jnp.arcsinh(inputs)
     expected = np.asarray(vectors().apply(plain, 1, *seen, method=method))
     assert np.all(expected != 0)
@@ -215,9 +218,9 @@ def test_a_step_by_hand():
     np.testing.assert_allclose(move.log_ratio, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("far_moves", [False, True])
+@pytest.mark.parametrize("learned_shrinkage", [False, True])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, far_moves):
+def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, learned_shrinkage):
     """From x' the noise of the way back proposes x, with minus the log-ratio."""
 
     def pair(flow, key):
@@ -231,7 +234,7 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, far_moves):
         return x, back.state.position, there.log_ratio, back.log_ratio
 
     with jax.enable_x64(True):
-        flow = random_flow(gradient, far_moves=far_moves)
+        flow = random_flow(gradient, learned_shrinkage=learned_shrinkage)
         keys = jax.random.split(jax.random.key(3), 50)
         found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
     x, again, there, back = found
@@ -369,7 +372,7 @@ def test_random_weights_in_a_frame_leave_a_gaussian_invariant():
 def test_detailed_balance_in_a_frame(mistake, monkeypatch):
     """And if L^T moves the position where L should, the way back leads elsewhere."""
     if mistake:
-        monkeypatch.setattr(neural.metric, "scaled", metric.transposed)
+        monkeypatch.setattr(neural.preconditioner, "scaled", preconditioner.transposed)
 
     def coordinates(x):
         return jnp.linalg.solve(FACTOR, x - MEAN)
@@ -531,7 +534,7 @@ def test_masks_keep_half_and_differ():
 @pytest.mark.parametrize("dim", [2, 5, 20])
 def test_separating_masks_part_every_two(dim):
     num_steps = int(np.ceil(np.log2(dim)))
-    module = vectors(num_steps=2 * num_steps, shape=(dim,), halves="separating")
+    module = vectors(num_steps=2 * num_steps, shape=(dim,), coupling_masks="bisecting")
     for seed in range(3):
         variables = module.init(jax.random.key(seed), jnp.zeros(dim))
         masks = variables["masks"]["kept"]
@@ -539,8 +542,10 @@ def test_separating_masks_part_every_two(dim):
         for part in (masks[:num_steps], masks[num_steps:]):
             assert len(np.unique(part, axis=1).T) == dim
     assert dim == 2 or np.any(masks[:num_steps] != masks[num_steps:])
-    with pytest.raises(ValueError, match="halves='nope': choose one of random, se"):
-        vectors(halves="nope").init(jax.random.key(0), jnp.zeros(DIM))
+    with pytest.raises(
+        ValueError, match="coupling_masks='nope': choose one of random, se"
+    ):
+        vectors(coupling_masks="nope").init(jax.random.key(0), jnp.zeros(DIM))
 
 
 @pytest.mark.parametrize("gradient", proposal.GRADIENTS)

@@ -9,8 +9,8 @@ import pytest
 import ranks
 from scipy import stats
 
-from megjax.data import targets
-from megjax.samplers import hmc, kernel, mala, metric, rwm
+from megjax.densities import targets
+from megjax.samplers import hmc, kernel, mala, preconditioner, rwm
 
 FALSE_ALARM = 1e-4
 FACTOR = jnp.array([[0.7, 0.0], [-0.3, 0.5]])
@@ -47,10 +47,10 @@ def mutant(mistake, log_density):
 
     def langevin(key, state):
         normal, log_uniform = kernel.noise(key, state.position)
-        drift = 0.8 * metric.squared(FACTOR, state.gradient)
+        drift = 0.8 * preconditioner.squared(FACTOR, state.gradient)
         if mistake == "drift without the preconditioner":
             drift = 0.8 * state.gradient
-        move = drift + jnp.sqrt(1.6) * metric.scaled(FACTOR, normal)
+        move = drift + jnp.sqrt(1.6) * preconditioner.scaled(FACTOR, normal)
         proposal = init(state.position + move)
         ratio = mala.log_ratio(state, proposal, step_size=0.8, factor=FACTOR)
         if mistake == "no Hastings term":
@@ -75,7 +75,7 @@ def mutant(mistake, log_density):
         if mistake == "kinetic energy with the wrong sign":
             ratio = hmc.log_ratio(state, end, proposal, momentum)
         if mistake == "no half kick at the end":
-            gradient = metric.transposed(FACTOR, proposal.gradient)
+            gradient = preconditioner.transposed(FACTOR, proposal.gradient)
             ratio = hmc.log_ratio(state, momentum, proposal, end - 0.45 * gradient)
         return kernel.accepted_move(log_uniform, ratio, state, proposal)
 

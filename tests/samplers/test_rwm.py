@@ -25,7 +25,7 @@ def test_the_normal_is_invariant_and_acceptance_is_exact():
     x = jax.random.normal(jax.random.key(0), (4000, 1))
     state, record = ends(rwm.rwm(normal, step_size=size), x, 30)
     assert stats.kstest(np.ravel(state.position), "norm").pvalue > 1e-3
-    rate = np.mean(np.asarray(record.infos.acceptance_prob), axis=1)
+    rate = np.mean(np.asarray(record.infos.acceptance_rate), axis=1)
     error = rate.std() / np.sqrt(len(rate))
     assert abs(rate.mean() - 2 / np.pi * np.arctan(2 / size)) < 4 * error < 0.01
 

@@ -1,0 +1,127 @@
+"""How the scripts run: one line for what a person got wrong, never a traceback."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+
+from absl import app as absl_app
+from absl import flags
+from absl import logging as absl_logging
+
+from megjax import errors
+
+MISTAKES = (*errors.MISTAKES, flags.Error)
+
+
+def run(
+    main: Callable[..., int | None],
+    choices: Iterable[str] = (),
+    *,
+    distributed: bool = False,
+    preemptible: bool = False,
+) -> None:
+    """Parses flags, runs `main`, exits with its status.
+
+    choices: where given, the first argument must be one of them, and `main` gets it.
+    distributed: whether several processes may run `main` together, by flags.
+    preemptible: as for `processes.start`.
+    Mistakes in flags, configs, files and data end with one line on stderr and status
+    1; so do flags that absl refuses. Set MEGJAX_TRACEBACK=1 for the traceback.
+    """
+    # Orbax tells its progress through absl; ours goes through the package's logger.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("megjax").addHandler(handler)
+    logging.getLogger("megjax").setLevel(logging.INFO)
+    logging.getLogger("megjax").propagate = False
+    together = contextlib.nullcontext
+    if distributed:
+        _define_flags()
+
+        def together():
+            return _processes(preemptible)
+
+    def told(argv: list[str]):
+        with together():
+            sys.exit(_told(lambda: _run(main, argv, tuple(choices))))
+
+    absl_app.run(told, flags_parser=_parse)
+
+
+def _define_flags() -> None:
+    """The flags of several processes, listed by --help of the script."""
+    own = {"module_name": sys.argv[0]}
+    flags.DEFINE_bool(
+        "distributed", False, "One of several processes of a cluster job.", **own
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0, outside clusters.", **own
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", **own)
+    flags.DEFINE_integer("process_id", None, "Of this one, from 0.", **own)
+    flags.DEFINE_integer(
+        "heartbeat_timeout", 100, "Seconds until a silent process is dead.", **own
+    )
+    flags.DEFINE_integer(
+        "start_timeout", 300, "Seconds to wait for all processes.", **own
+    )
+
+
+@contextlib.contextmanager
+def _processes(preemptible: bool) -> Iterator[None]:
+    """Joins the other processes where flags say so; an error here ends them, too."""
+    values = flags.FLAGS.flag_values_dict()
+    given = [values[k] for k in ("coordinator", "num_processes", "process_id")]
+    if not values["distributed"] and given == [None, None, None]:
+        yield
+        return
+    from megjax import distributed
+
+    timeouts = {k: values[k] for k in ("heartbeat_timeout", "start_timeout")}
+    _told(lambda: distributed.start(*given, **timeouts, preemptible=preemptible))
+    if not distributed.is_main():
+        logging.getLogger("megjax").setLevel(logging.WARNING)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == 1:
+            distributed.fail(errors.message(end.__context__))
+        raise
+    except BaseException as error:
+        distributed.raise_peer_failure()
+        traceback.print_exc()
+        distributed.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        raise
+
+
+def _parse(argv: list[str]) -> list[str]:
+    # A config file is a program of its own, which may raise anything.
+    return _told(lambda: flags.FLAGS(argv), (Exception,))
+
+
+def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | None:
+    taken = argv[1 : 1 + bool(choices)]
+    if choices and taken[:1] not in [[choice] for choice in choices]:
+        raise ValueError(f"the first argument is one of {', '.join(choices)}")
+    if rest := argv[1 + len(taken) :]:
+        raise ValueError(f"unexpected argument {rest[0]!r}: flags are --name=value")
+    return main(*taken)
+
+
+def _told(call: Callable, mistakes: tuple = MISTAKES):
+    """call(), with mistakes and a lack of memory printed in one line."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except (*mistakes, MemoryError, RuntimeError) as error:
+        told = isinstance(error, mistakes) or errors.is_memory(error)
+        if os.environ.get("MEGJAX_TRACEBACK") or not told:
+            raise
+        print(f"error: {errors.message(error)}", file=sys.stderr)
+        sys.exit(1)

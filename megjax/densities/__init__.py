@@ -1,0 +1,1 @@
+"""Densities to sample: targets with known moments, logistic regressions."""

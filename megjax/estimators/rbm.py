@@ -1,0 +1,385 @@
+"""Restricted Boltzmann machines as a scikit-learn transformer.
+
+Trained as in Tieleman 2008 (persistent contrastive divergence); the parameters and
+attributes are those of `sklearn.neural_network.BernoulliRBM`, with Gaussian visible
+units beside its binary ones.
+
+    from megjax import RBM
+
+    machine = RBM(n_components=200, random_state=0).fit(pixels)  # values in [0, 1]
+    machine.transform(pixels)  # expected hidden units
+    machine.sample(16)  # fantasies
+"""
+
+import functools
+import math
+import numbers
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state, validation
+from tqdm import auto as tqdm
+
+from megjax.data.dataset import Dataset
+from megjax.energies import rbm, units
+from megjax.learners import contrastive, proximal
+from megjax.learners.base import Learner
+from megjax.training import loop
+from megjax.types import Array, Key, PyTree
+
+_VISIBLE = {"bernoulli": units.BERNOULLI, "gaussian": units.GAUSSIAN}
+_DTYPES = (np.float64, np.float32)
+_CHUNK = 1024
+
+
+class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A restricted Boltzmann machine on rows of numbers [N, F].
+
+    For a given `random_state` fitting is deterministic on a kind of device; it uses one.
+
+    n_components: number of hidden units, each 0 or 1.
+    visible: "bernoulli" for rows in [0, 1], probabilities of a 1; "gaussian" for real
+        rows, with variance 1 around a mean that the hidden units move: scale the
+        columns to variance 1 or so first.
+    learning_rate: of plain gradient descent. Gaussian units need less.
+    batch_size: rows of an update, and chains of the negative phase.
+    n_iter: passes over the rows in `fit`.
+    num_sweeps: Gibbs sweeps of the chains between updates.
+    persistent: whether chains go on where they stopped (PCD); else they restart at the
+        rows of the batch (CD).
+    l1, l2: weights of sum |w| and of sum w^2. The first makes exact zeros.
+    learned_precision: whether each Gaussian unit learns its variance.
+    verbose: whether to show a progress bar.
+    random_state: int, numpy RandomState, or None for another result every time.
+
+    Fitted: `components_` [n_components, F], `intercept_hidden_` [n_components],
+    `intercept_visible_` [F], `precision_` [F] with Gaussian units, `n_features_in_`;
+    `feature_names_in_` where columns have names.
+    """
+
+    def __init__(
+        self,
+        n_components=256,
+        *,
+        visible="bernoulli",
+        learning_rate=0.1,
+        batch_size=10,
+        n_iter=10,
+        num_sweeps=1,
+        persistent=True,
+        l1=0.0,
+        l2=0.0,
+        learned_precision=False,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.visible = visible
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.num_sweeps = num_sweeps
+        self.persistent = persistent
+        self.l1 = l1
+        self.l2 = l2
+        self.learned_precision = learned_precision
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self, X, y=None) -> Self:
+        """Trains anew on X [N, F], `n_iter` passes; y is ignored.
+
+        Raises ValueError at unusable parameters or data, FloatingPointError where
+        training diverges.
+        """
+        _check(self)
+        X = validation.validate_data(self, X, dtype=_DTYPES)
+        return self._trained(X, self._fresh(X), self.n_iter)
+
+    def partial_fit(self, X, y=None) -> Self:
+        """One more pass, over X [N, F], from where training stands; y is ignored.
+
+        The first call starts it, and takes the visible biases from the means of its
+        rows, as `fit` does.
+        """
+        _check(self)
+        first = not hasattr(self, "components_")
+        X = validation.validate_data(self, X, dtype=_DTYPES, reset=first)
+        return self._trained(X, self._fresh(X) if first else self._state, 1)
+
+    def transform(self, X) -> np.ndarray:
+        """Expected hidden units, P(h = 1 | v): [N, F] -> [N, n_components]."""
+        return self._chunked(_hidden, self._rows(X)).astype(self._dtype(X))
+
+    def gibbs(self, v) -> np.ndarray:
+        """Visible units after one Gibbs sweep from v: [N, F] -> [N, F]."""
+        rows = self._rows(v)
+        key = jax.random.key(_seed(self.random_state_))
+        moved = _swept(_machine(self), 1, key, self._params(), rows)
+        return np.asarray(moved).astype(self._dtype(v))
+
+    def score_samples(self, X) -> np.ndarray:
+        """Log-likelihoods up to one constant, minus the free energy: float64 [N].
+
+        High is likely; differences are differences of log p. Where `BernoulliRBM` has
+        a random estimate of the pseudo-likelihood, see `pseudo_likelihood`.
+        """
+        return self._chunked(_score, self._rows(X)).astype(np.float64)
+
+    def pseudo_likelihood(self, X) -> np.ndarray:
+        """sum_i log p(v_i | all others) of rows of zeros and ones, exactly: [N].
+
+        F times the work of `score_samples`. Raises ValueError for Gaussian units and
+        other values.
+        """
+        rows = self._rows(X)
+        if self.visible != "bernoulli" or np.any((rows != 0) & (rows != 1)):
+            raise ValueError(
+                "pseudo_likelihood is of zeros and ones: round the rows, or use "
+                "score_samples"
+            )
+        return self._chunked(_pseudo_likelihood, rows).astype(np.float64)
+
+    def reconstruct(self, X) -> np.ndarray:
+        """E[v | E[h | v]], one pass up and down without noise: [N, F] -> [N, F]."""
+        return self._chunked(_reconstruction, self._rows(X)).astype(self._dtype(X))
+
+    def sample(self, n_samples=1, *, num_sweeps=1000, start=None) -> np.ndarray:
+        """Fantasies [n_samples, F] after so many Gibbs sweeps.
+
+        start: rows [N, F], taken in turns; by default the chains of training go on.
+        Raises ValueError where a number is not positive.
+        """
+        validation.check_is_fitted(self)
+        for name, value in (("n_samples", n_samples), ("num_sweeps", num_sweeps)):
+            if not _whole(value, 1):
+                raise ValueError(f"{name}={value!r}: give a whole number from 1 up")
+        rows = self._state.particles[0] if start is None else self._rows(start)
+        rows = np.asarray(rows)[np.arange(n_samples) % len(rows)]
+        key = jax.random.key(_seed(self.random_state_))
+        return np.asarray(_swept(_machine(self), num_sweeps, key, self._params(), rows))
+
+    def _fresh(self, X: np.ndarray) -> PyTree:
+        """The state of training before any, with biases that fit the means of X."""
+        self.random_state_ = check_random_state(self.random_state)
+        machine = _machine(self, X.shape[1])
+        self._seed, self._step = _seed(self.random_state_), 0
+        means = jnp.asarray(X.mean(axis=0, dtype=np.float64), jnp.float32)
+        state = _learner(machine).init(
+            loop.keys(self._seed).init, jnp.zeros((self.batch_size, X.shape[1]))
+        )
+        bias = rbm.visible_bias(
+            jnp.clip(means, 0, 1) if self.visible == "bernoulli" else means,
+            visible=_VISIBLE[self.visible],
+        )
+        params = state.model.params | {"visible_bias": bias}
+        return state.replace(model=state.model.replace(params=params))
+
+    def _trained(self, X: np.ndarray, state: PyTree, passes: int) -> Self:
+        rows, machine = jnp.asarray(X, jnp.float32), _machine(self, X.shape[1])
+        num, streams = max(1, len(X) // self.batch_size), loop.keys(self._seed)
+        program = _program(machine, len(X), num)
+        # A copy, since the program takes the memory of what it is given.
+        state = jax.tree.map(jnp.array, state)
+        for _ in tqdm.trange(passes, unit="pass", disable=not self.verbose):
+            state = program(state, self._step, rows, streams)
+            self._step += num
+        state = jax.device_get(state)
+        if not all(map(np.all, map(np.isfinite, state.model.params.values()))):
+            raise FloatingPointError(
+                "training diverged: lower learning_rate, or scale the columns (to "
+                "[0, 1] for visible='bernoulli', to variance 1 for 'gaussian')"
+            )
+        self._state, params = state, state.model.params
+        self.components_ = np.asarray(params["weights"]).T
+        self.intercept_hidden_ = np.asarray(params["hidden_bias"])
+        self.intercept_visible_ = np.asarray(params["visible_bias"])
+        if self.visible == "gaussian":
+            log_precision = params.get("visible_log_precision", np.zeros(X.shape[1]))
+            self.precision_ = np.exp(log_precision)
+        return self
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def _params(self) -> dict[str, np.ndarray]:
+        """The parameters as the attributes have them, whoever set those."""
+        params = {
+            "weights": self.components_.T,
+            "hidden_bias": self.intercept_hidden_,
+            "visible_bias": self.intercept_visible_,
+        }
+        if self.visible == "gaussian" and self.learned_precision:
+            params["visible_log_precision"] = np.log(self.precision_)
+        return params
+
+    def _rows(self, X) -> np.ndarray:
+        validation.check_is_fitted(self)
+        X = validation.validate_data(self, X, dtype=_DTYPES, reset=False)
+        return X.astype(np.float32)
+
+    def _dtype(self, X) -> np.dtype:
+        dtype = getattr(X, "dtype", None)
+        return np.dtype(np.float32 if dtype == np.float32 else np.float64)
+
+    def _chunked(self, function, rows: np.ndarray) -> np.ndarray:
+        """function(machine, params, rows) in chunks of one form.
+
+        One program serves any number of rows, and what a row gets does not depend on
+        its company, to the last bit.
+        """
+        machine, params, found = _machine(self), self._params(), []
+        for first in range(0, len(rows), _CHUNK):
+            chunk = rows[first : first + _CHUNK]
+            padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0)))
+            found.append(np.asarray(function(machine, params, padded))[: len(chunk)])
+        return np.concatenate(found)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class _Machine(NamedTuple):
+    """All that compiled training depends on but the rows, hence hashable."""
+
+    num_features: int
+    n_components: int
+    visible: str
+    learning_rate: float
+    batch_size: int
+    num_sweeps: int
+    persistent: bool
+    l1: float
+    l2: float
+    learned_precision: bool
+
+
+def _machine(estimator: RBM, num_features: int | None = None) -> _Machine:
+    values = {name: getattr(estimator, name) for name in _Machine._fields[1:]}
+    return _Machine(num_features or estimator.n_features_in_, **values)
+
+
+# Equal machines share their programs: folds, seeds and repetitions compile once.
+@functools.lru_cache(maxsize=32)
+def _learner(machine: _Machine) -> Learner:
+    optimizer = proximal.sgd(machine.learning_rate, l1=machine.l1, l2=machine.l2)
+    return contrastive.contrastive(
+        contrastive.Spec(
+            family=_family(machine),
+            num_chains=machine.batch_size,
+            num_sweeps=machine.num_sweeps,
+            persistent=machine.persistent,
+            optimizer=optimizer,
+        )
+    )
+
+
+def _family(machine: _Machine):
+    return rbm.family(
+        machine.num_features,
+        machine.n_components,
+        visible=_VISIBLE[machine.visible],
+        learned_precision=machine.learned_precision,
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _program(machine: _Machine, num_rows: int, num: int):
+    """(state, first step, rows, streams) -> state after `num` updates."""
+    shape = (machine.num_features,)
+    data = Dataset("rows", shape, num_rows, None, lambda rows, i: rows[i])
+
+    def call(state, first, rows, streams):
+        iteration = loop.iteration(
+            _learner(machine), data, machine.batch_size, streams, resident=True
+        )
+
+        def one(state, step):
+            # Metrics that no one reads are not computed either.
+            return iteration(state, step, rows)[0], None
+
+        steps = first + jnp.arange(num, dtype=jnp.int32)
+        return jax.lax.scan(one, state, steps)[0]
+
+    return jax.jit(call, donate_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(machine: _Machine, params: PyTree, v: Array) -> Array:
+    return _family(machine).posterior(params, v)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(machine: _Machine, params: PyTree, v: Array) -> Array:
+    return -_family(machine).energy(params, v)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstruction(machine: _Machine, params: PyTree, v: Array) -> Array:
+    family = _family(machine)
+    return family.mean(params, family.posterior(params, v))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pseudo_likelihood(machine: _Machine, params: PyTree, v: Array) -> Array:
+    """The free energy with one bit flipped moves every hidden input by one weight."""
+    inputs = v @ params["weights"] + params["hidden_bias"]
+    before = jnp.sum(jax.nn.softplus(inputs), -1)
+
+    def one(site):
+        weights, bias, column = site
+        change = 1 - 2 * column
+        after = jnp.sum(jax.nn.softplus(inputs + change[:, None] * weights), -1)
+        return -jax.nn.softplus(after - before + change * bias)
+
+    sites = params["weights"], params["visible_bias"], v.T
+    return jnp.sum(jax.lax.map(one, sites), 0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _swept(
+    machine: _Machine, num_sweeps: int, key: Key, params: PyTree, v: Array
+) -> Array:
+    """Visible units after so many sweeps from v [N, F]."""
+    family = _family(machine)
+    key_start, key_sweeps = jax.random.split(key)
+    chain = family.start(key_start, params, v)
+    return contrastive.sweeps(family, key_sweeps, params, chain, 1.0, num_sweeps)[0]
+
+
+def _seed(random_state) -> int:
+    return random_state.randint(np.iinfo(np.int32).max)
+
+
+def _check(estimator: RBM) -> None:
+    """ValueError naming the first unusable parameter, its value and what it may be."""
+    if estimator.visible not in _VISIBLE:
+        raise ValueError(
+            f"visible={estimator.visible!r}: choose 'bernoulli' or 'gaussian'"
+        )
+    for name in ("n_components", "batch_size", "n_iter", "num_sweeps"):
+        value = getattr(estimator, name)
+        if not _whole(value, 1):
+            raise ValueError(f"{name}={value!r}: give a whole number from 1 up")
+    for name in ("learning_rate", "l1", "l2"):
+        value = getattr(estimator, name)
+        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value!r}: give a number in [0, inf)")
+    if estimator.learned_precision and estimator.visible != "gaussian":
+        raise ValueError(
+            "learned_precision=True: only visible='gaussian' has a precision"
+        )
+
+
+def _whole(value: Any, minimum: int) -> bool:
+    return isinstance(value, numbers.Integral) and value >= minimum

@@ -1,0 +1,137 @@
+"""What a classifier sees in samples: distances to data, classes, and collapse.
+
+The distances of Heusel et al. 2017 (Frechet) and Binkowski et al. 2018 (kernel) in the
+features of a small classifier, beside the same of held-out images, which are the floor.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from megjax import plotting
+from megjax.data import images
+from megjax.evaluation import fidelity
+from megjax.evaluation.fidelity import Space
+from megjax.learners.base import Learner
+from megjax.metrics import frechet
+from megjax.types import Evaluation, Key, PyTree, Report
+
+BATCH_SIZE = 500
+NUM_SUBSETS = 20
+"""Of the kernel distance: 1000 images each."""
+
+NUM_NEIGHBOURS = 2000
+"""Images between which distances are taken; a median needs no more."""
+
+SHOWN = 100
+
+
+class Seen(NamedTuple):
+    """Images as a classifier sees them: features [N, F], logits [N, K]."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+def classes(
+    learner: Learner,
+    space: Callable[[], Space],
+    sets: Callable[[], tuple[np.ndarray, np.ndarray]],
+    *,
+    num_samples: int = 10_000,
+) -> Evaluation:
+    """An evaluation of samples against training images, in the features of a classifier.
+
+    space: as `fidelity.classifier_space` makes it, and sets: (training images, held-out
+        images), uint8 [N, H, W, C]; both called when the evaluation runs. Of each set
+        the first `num_samples` are taken, in random order where sets are sorted.
+
+    Metrics: `scores` of the samples, and with held_out_ before their names those of
+    images that no training saw: what a perfect model would have. Raises ValueError for
+    fewer than 2 samples.
+    """
+    if num_samples < 2:
+        raise ValueError(f"num_samples={num_samples}: give at least 2")
+    draw = jax.jit(learner.sample, static_argnums=2)
+
+    def evaluate(key, state):
+        ready = space()
+        real, held_out = (seen(ready, pixels[:num_samples]) for pixels in sets())
+        pixels = _drawn(draw, key, state, num_samples)
+        floor = scores(held_out, real)
+        metrics = scores(seen(ready, pixels), real)
+        metrics |= {f"held_out_{name}": value for name, value in floor.items()}
+        picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
+        return Report(metrics | {"num_samples": num_samples}, {"samples": picture})
+
+    return evaluate
+
+
+def seen(space: Space, pixels: np.ndarray) -> Seen:
+    """Features and logits of images uint8 [N, H, W, C], in batches of one size."""
+    found = []
+    for first in range(0, len(pixels), BATCH_SIZE):
+        batch = pixels[first : first + BATCH_SIZE]
+        outputs = space.outputs(np.resize(batch, (BATCH_SIZE, *batch.shape[1:])))
+        found.append([np.asarray(output)[: len(batch)] for output in outputs])
+    return Seen(*map(np.concatenate, zip(*found)))
+
+
+def scores(ours: Seen, real: Seen) -> dict[str, float]:
+    """How images lie among real ones.
+
+    frechet, kernel: distances of the features; 0 is best. confidence: mean probability
+    of the named class. class_entropy: of the named classes, in nats, at most log K;
+    rarest_class: share of the least named one. `collapse` of the features.
+    """
+    mean, covariance = _moments(ours.features)
+    kernel, _ = frechet.kernel_distance(
+        ours.features, real.features, num_subsets=NUM_SUBSETS
+    )
+    probs = np.asarray(jax.nn.softmax(ours.logits))
+    share = np.bincount(probs.argmax(1), minlength=probs.shape[1]) / len(probs)
+    positive = share[share > 0]
+    return {
+        "frechet": frechet.frechet_distance(mean, covariance, *_moments(real.features)),
+        "kernel": kernel,
+        "confidence": float(probs.max(1).mean()),
+        "class_entropy": float(-np.sum(positive * np.log(positive))),
+        "rarest_class": float(share.min()),
+        **collapse(ours.features, real.features),
+    }
+
+
+def collapse(features: np.ndarray, real: np.ndarray) -> Mapping[str, float]:
+    """How widely features [N, F] lie, relative to real ones [M, F]: 1 is best.
+
+    spread: standard deviation over all of them. spacing: median distance to the next
+    one among 2000 (or all, where one set has fewer); 0 at total collapse.
+    """
+    num = min(len(features), len(real), NUM_NEIGHBOURS)
+    spread = np.sum(np.var(features, axis=0)) / np.sum(np.var(real, axis=0))
+    spacing = _spacing(features[:num]) / _spacing(real[:num])
+    return {"spread": float(np.sqrt(spread)), "spacing": float(spacing)}
+
+
+def _drawn(draw: Callable, key: Key, state: PyTree, num: int) -> np.ndarray:
+    """Samples uint8 [num, H, W, C], a batch in memory at a time."""
+    keys = jax.random.split(key, -(-num // BATCH_SIZE))
+    drawn = [fidelity.quantised(draw(key, state, BATCH_SIZE)) for key in keys]
+    return np.concatenate(drawn)[:num]
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [F] and covariance [F, F] of features [N, F]."""
+    found = frechet.moments(features)
+    return found.mean, found.scatter / (found.num - 1)
+
+
+def _spacing(features: np.ndarray) -> float:
+    """Median Euclidean distance of a row to the nearest other one."""
+    features = np.asarray(features, np.float64)
+    norms = np.sum(features**2, axis=1)
+    squares = norms[:, None] + norms - 2 * features @ features.T
+    np.fill_diagonal(squares, np.inf)
+    return float(np.median(np.sqrt(np.maximum(squares.min(axis=1), 0))))

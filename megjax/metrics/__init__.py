@@ -1,0 +1,1 @@
+"""Arrays to numbers: mixing, Frechet and energy distances, coverage."""

@@ -1,0 +1,396 @@
+"""A long walk on disk: its chunks, so that a kill costs a minute, and its progress.
+
+Short walks leave nothing. The first chunks are held in memory; once the walk has lasted
+`SAVE_SECONDS` they go to the directory, and from then on every chunk as it ends and a
+draft of the one under way. A chunk depends on the settings alone, not on when the walk
+was interrupted.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from tqdm.contrib import logging as tqdm_logging
+
+from megjax.io import atomic
+
+LOG = logging.getLogger(__name__)
+SAVE_SECONDS = 60.0
+"""Between saves, and between lines of the log."""
+
+LONG = 10_000
+"""Steps beyond which a walk is saved on a signal and kept after its end."""
+
+SETTINGS_FILE, DRAFT_FILE, LOCK_FILE = "walk.json", "draft.npz", "lock"
+START = -1
+"""Where the chunk of the starts and their burn-in begins; it ends at 0."""
+
+
+class Stopped(Exception):
+    """A walk ended early on a signal; carries the signal."""
+
+    def __init__(self, number: int, progress: str, kept: bool):
+        verb = "saved" if kept else "stopped"
+        what = "the same command goes on" if kept else "so short a walk is not kept"
+        super().__init__(f"{signal.Signals(number).name}: {verb} at {progress}; {what}")
+        self.number = number
+
+
+class Chunk(NamedTuple):
+    """What a group of chains did from step `begin` to `end`, counted after the burn-in.
+
+    A draft ends where it was saved, within the burn-in before 0.
+    """
+
+    group: int
+    begin: int
+    end: int
+    arrays: Mapping[str, Any]
+
+
+class TraceStore:
+    """The chunks of one walk; without a directory it keeps nothing.
+
+    labels: () -> what tells this walk from others and its sampler cannot know.
+    draws: whether the sampler shall put the positions into the chunks.
+    interrupted: () -> the number of a signal that asks to stop, or None.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path | None = None,
+        labels: Callable[[], Mapping[str, Any]] = dict,
+        *,
+        draws: bool = False,
+        interrupted: Callable[[], int | None] = lambda: None,
+    ):
+        self.directory, self.labels, self.draws = directory, labels, draws
+        self.interrupted = interrupted
+        self.settings, self.progress = {}, None
+        self.kept, self.locked, self.held = False, False, []
+        self.saved = time.monotonic()
+        self.stack = contextlib.ExitStack()
+
+    def claim(self, settings: Mapping[str, Any], total: int, thin: int) -> int:
+        """Takes the settings of the walk and, where they fit, the chunks on disk.
+
+        settings: JSON values, among them steps and thin; total: steps of all groups,
+        burn-in included. thin: to use where the settings have None and the walk is
+        new. Returns the thinning. Raises ValueError where the directory has a walk of
+        other settings, naming them; only `steps` may differ, and grow. A short walk
+        that was finished makes room.
+        """
+        self.progress = Progress(total, shown=bool(self.directory))
+        self.stack.callback(self.progress.bar.close)
+        found = _found(self.directory)
+        if found or self.draws:
+            self._lock()
+            found = _found(self.directory)
+        replaceable = found and found["finished"] and found["total"] <= LONG
+        if settings["thin"] is None:
+            known = found and not replaceable
+            settings = {
+                **settings,
+                "thin": found["settings"]["thin"] if known else thin,
+            }
+        self.settings = dict(settings)
+        if not self.locked:
+            return self.settings["thin"]
+        self._label()
+        words = _difference(found["settings"], self.settings) if found else None
+        if words and not replaceable:
+            raise ValueError(
+                f"{self.directory} holds another walk ({words}): give the same values "
+                "to go on with it, use another --out, or delete that directory"
+            )
+        if words:
+            _empty(self.directory)
+        self._keep()
+        return self.settings["thin"]
+
+    def chunk(self, group: int, begin: int) -> Chunk | None:
+        """The intact chunk on disk that begins there."""
+        for end in self._ends(group, begin):
+            arrays = self._read(_name(group, begin, end))
+            if arrays is not None:
+                return Chunk(group, begin, end, arrays)
+        return None
+
+    def end(self, group: int, begin: int) -> int | None:
+        """Where a chunk on disk that begins there ends, intact or not."""
+        return next(iter(self._ends(group, begin)), None)
+
+    def draft(self, group: int, begin: int, end: int) -> Chunk | None:
+        """The draft of the chunk from begin to end."""
+        arrays = self._read(DRAFT_FILE)
+        if arrays is None:
+            return None
+        draft = Chunk(*(int(i) for i in arrays["place"]), arrays)
+        fits = (draft.group, draft.begin) == (group, begin) and draft.end <= end
+        return draft if fits else None
+
+    def add(self, chunk: Chunk) -> None:
+        """Writes a finished chunk, or holds it while the walk is young."""
+        if self.kept:
+            self._write(_name(*chunk[:3]), chunk)
+            # A shorter walk's last window may have left one that ends elsewhere.
+            for end in _ends(self.directory, chunk.group, chunk.begin):
+                if end != chunk.end:
+                    (self.directory / _name(*chunk[:2], end)).unlink()
+            (self.directory / DRAFT_FILE).unlink(missing_ok=True)
+        elif self.directory:
+            self.held.append(chunk)
+
+    def advance(self, num_steps: int, draft_fn: Callable[[], Chunk]) -> None:
+        """Counts steps that were walked, and saves a draft where it is time.
+
+        Raises Stopped after a signal.
+        """
+        self.progress.add(num_steps)
+        number = self.interrupted()
+        due = time.monotonic() - self.saved >= SAVE_SECONDS
+        worth = self.kept or self.progress.total > LONG
+        if self.directory and (due or (number and worth)):
+            self._keep()
+            self._write(DRAFT_FILE, draft_fn())
+        if number:
+            raise Stopped(number, str(self.progress), self.kept)
+
+    def finish(self) -> None:
+        """To be called when what is made of the walk is written: short walks go."""
+        if not self.kept:
+            return
+        if self.draws or self.progress.total > LONG:
+            for path in (self.directory / DRAFT_FILE, *self.directory.glob("*.tmp")):
+                path.unlink(missing_ok=True)
+            self._record(finished=True)
+        else:
+            _empty(self.directory)
+            (self.directory / LOCK_FILE).unlink()
+            # There may be files that are not ours.
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()
+
+    def _keep(self) -> None:
+        """From now on the walk is on disk."""
+        if self.kept:
+            return
+        self._lock()
+        self._label()
+        self._record(finished=False)
+        self.kept = True
+        for chunk in self.held:
+            self.add(chunk)
+        self.held = []
+
+    def _lock(self) -> None:
+        """Makes the directory and holds its lock, which goes with the process."""
+        if self.locked:
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(
+                f"{self.directory} is no directory: name another with --out"
+            ) from error
+        file = self.stack.enter_context((self.directory / LOCK_FILE).open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process walks in {self.directory}: wait for it, or use "
+                "another --out"
+            ) from error
+        self.locked = True
+
+    def _label(self) -> None:
+        """Adds the labels: late, since the digest of a large model takes a while."""
+        # As JSON gives them back.
+        self.settings = json.loads(json.dumps(dict(self.labels()) | self.settings))
+        self.labels = dict
+
+    def _record(self, finished: bool) -> None:
+        saved = {"settings": self.settings, "finished": finished}
+        saved |= {"total": self.progress.total}
+        text = json.dumps(saved | {"sha256": _token(saved)}, indent=2) + "\n"
+        path = self.directory / SETTINGS_FILE
+        atomic.replace(path, lambda file: file.write(text.encode()))
+
+    def _write(self, name: str, chunk: Chunk) -> None:
+        place = {"place": np.array(chunk[:3]), "walk": np.array(self._walk())}
+        atomic.write(self.directory / name, {**chunk.arrays, **place})
+        self.saved = time.monotonic()
+
+    def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a chunk of this walk."""
+        arrays = atomic.read(self.directory / name) if self.kept else None
+        return arrays if arrays and arrays.get("walk") == self._walk() else None
+
+    def _walk(self) -> str:
+        """What every chunk of this walk carries, however far it goes."""
+        return _token(self.settings | {"steps": None})
+
+    def _ends(self, group: int, begin: int) -> list[int]:
+        """Ends of the chunks on disk that begin there, the longest first.
+
+        Not of those that end in a window which a longer walk does not cut short.
+        """
+        if not self.kept:
+            return []
+        ends = _ends(self.directory, group, begin)
+        thin, steps = self.settings["thin"], self.settings["steps"]
+        return [end for end in ends if end % thin == 0 or end == steps]
+
+
+class Progress:
+    """How far a walk is: a bar on a terminal, else a line in the log now and then."""
+
+    def __init__(self, total: int, *, shown: bool):
+        self.total, self.done, self.skipped, self.shown = total, 0, 0, shown
+        self.start = self.told = time.monotonic()
+        disable = not (shown and sys.stderr.isatty())
+        # Walks of seconds need no bar.
+        self.bar = tqdm.tqdm(
+            total=total, disable=disable, unit="step", dynamic_ncols=True, delay=5
+        )
+
+    def __str__(self):
+        return f"step {self.done} of {self.total}"
+
+    def skip(self, num_steps: int) -> None:
+        """Counts steps that an earlier process has walked."""
+        self.done += num_steps
+        self.skipped += num_steps
+        self.bar.update(num_steps)
+        if not self.bar.disable:
+            # Left out of the bar's rate.
+            self.bar.initial += num_steps
+
+    def add(self, num_steps: int) -> None:
+        """Counts steps that were walked just now."""
+        self.done += num_steps
+        self.bar.update(num_steps)
+        now = time.monotonic()
+        if self.shown and self.bar.disable and now - self.told >= SAVE_SECONDS:
+            seconds = (now - self.start) / (self.done - self.skipped)
+            left = tqdm.tqdm.format_interval(seconds * (self.total - self.done))
+            LOG.info("%s left=%s", str(self), left)
+            self.told = now
+
+
+@contextlib.contextmanager
+def opened(
+    directory: str | pathlib.Path, labels=dict, **options
+) -> Iterator[TraceStore]:
+    """The journal of the walk in a directory, which need not be there yet.
+
+    labels, options: as of `TraceStore`.
+    """
+    journal = TraceStore(pathlib.Path(directory), labels, **options)
+    with journal.stack:
+        if sys.stderr.isatty():
+            # Lines of the log go above the bar.
+            loggers = [logging.getLogger("megjax")]
+            journal.stack.enter_context(tqdm_logging.logging_redirect_tqdm(loggers))
+        yield journal
+
+
+def draws(directory: str | pathlib.Path) -> np.ndarray:
+    """The draws in the chunks of a walk, finished or not: [chains, draws, ...].
+
+    Those of all chains that are as far as the first. Raises FileNotFoundError where
+    there are none, ValueError where a chunk is damaged.
+    """
+    directory = pathlib.Path(directory)
+    groups = [
+        np.concatenate(found, axis=1)
+        for group in range(len(list(directory.glob("*_start.npz"))))
+        if (found := list(_draws(directory, group)))
+    ]
+    if not groups:
+        raise FileNotFoundError(
+            f"{directory} has no draws: walk with --keep_draws, and name the chunks/ "
+            "of its --out"
+        )
+    num = groups[0].shape[1]
+    return np.concatenate([one for one in groups if one.shape[1] == num])
+
+
+def _draws(directory: pathlib.Path, group: int) -> Iterator[np.ndarray]:
+    """Draws of one group, chunk by chunk: [chains, draws, ...] each."""
+    begin = 0
+    while ends := _ends(directory, group, begin):
+        path = directory / _name(group, begin, ends[0])
+        arrays = atomic.read(path)
+        if arrays is None:
+            raise ValueError(f"{path} is damaged: run the walk's command again")
+        if "draws" not in arrays:
+            return
+        yield arrays["draws"]
+        begin = ends[0]
+
+
+def _name(group: int, begin: int, end: int) -> str:
+    if begin == START:
+        return f"{group:03d}_start.npz"
+    return f"{group:03d}_{begin:012d}_{end:012d}.npz"
+
+
+def _ends(directory: pathlib.Path, group: int, begin: int) -> list[int]:
+    """Ends of the chunks in a directory that begin there, the longest first."""
+    if begin == START:
+        return [0] if (directory / _name(group, START, 0)).exists() else []
+    stems = [
+        path.stem for path in directory.glob(_name(group, begin, 0)[:17] + "*.npz")
+    ]
+    ends = [stem.split("_")[2] for stem in stems]
+    return sorted((int(end) for end in ends if end.isdigit()), reverse=True)
+
+
+def _found(directory: pathlib.Path | None) -> dict[str, Any] | None:
+    """What is recorded of the walk in a directory: settings, finished, total."""
+    path = directory and directory / SETTINGS_FILE
+    if not (path and path.exists()):
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        if not isinstance(saved, dict) or saved.pop("sha256", "") != _token(saved):
+            raise ValueError("its digest does not match")
+        return saved
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete {directory} to start anew, or use "
+            "another --out"
+        ) from error
+
+
+def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """The settings that forbid to go on, in words; None where there are none."""
+    names = [name for name in given if saved.get(name) != given[name]]
+    if saved["steps"] <= given["steps"]:
+        names = [name for name in names if name != "steps"]
+    words = [
+        f"{name}: {saved.get(name)!r} there, given {given[name]!r}" for name in names
+    ]
+    return "; ".join(words) or None
+
+
+def _empty(directory: pathlib.Path) -> None:
+    """Deletes a walk, its settings last, so that a kill leaves no chunks of nobody."""
+    for path in directory.glob("*.npz*"):
+        path.unlink()
+    (directory / SETTINGS_FILE).unlink(missing_ok=True)
+
+
+def _token(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

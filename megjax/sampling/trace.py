@@ -1,0 +1,221 @@
+"""What a walk of Markov chains showed: its numbers, warnings, pictures and files.
+
+Section 3.2 of Kumar et al. 2019 (MEG) shows its walks as rows of snapshots.
+"""
+
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from megjax import plotting
+from megjax.io import atomic
+from megjax.metrics import mcmc
+
+SHOWN_CHAINS = 64
+TIMELINE_CHAINS = 12
+
+
+class Landscape(NamedTuple):
+    """exp(-beta E) of planar data on a square window.
+
+    density: [size, size], the first coordinate first. extent: left, right, bottom, top.
+    """
+
+    density: np.ndarray
+    extent: tuple[float, float, float, float]
+
+
+class Trace(NamedTuple):
+    """What chains did; T records in `times[-1]` steps, arrays on the host.
+
+    The walk begins after the burn-in; a record is made of every `thin` steps, and of
+    those that are left at the end.
+
+    x: samples at the end [num, ...]; before: at the start.
+    z: latents at the end [num, k], None outside latent space.
+    snapshots: of the first chains at `times` [shown, len(times), ...].
+    energy: after every record [num, T + 1], the start included.
+    rms: root mean square of the position, likewise; about 1 for latents of the prior.
+    acceptance_rate, accepted, finite: of proposals, means over a record's [num, T].
+    step_size: of the walk, NaN where there was none.
+    landscape: for data in the plane.
+    burn_in: steps thrown away before. inverse_temperature: beta of the density.
+    """
+
+    x: np.ndarray
+    before: np.ndarray
+    z: np.ndarray | None
+    snapshots: np.ndarray
+    times: np.ndarray
+    energy: np.ndarray
+    rms: np.ndarray
+    acceptance_rate: np.ndarray
+    accepted: np.ndarray
+    finite: np.ndarray
+    step_size: float
+    landscape: Landscape | None = None
+    burn_in: int = 0
+    thin: int = 1
+    inverse_temperature: float = 1.0
+
+
+def summary(walk: Trace) -> dict[str, float]:
+    """Numbers of a walk: acceptance, energies, convergence, distance from the prior.
+
+    R-hat and effective sample size are those of the energy over the last half of the
+    records. Quantities that do not apply are NaN. Burn-in and thinning are told where
+    there was any.
+    """
+    long = {"burn_in": walk.burn_in, "thin": walk.thin}
+    late = walk.energy[:, walk.energy.shape[1] // 2 :]
+    return {
+        "num": len(walk.x),
+        "steps": int(walk.times[-1]),
+        **(long if walk.burn_in or walk.thin > 1 else {}),
+        "inverse_temperature": float(walk.inverse_temperature),
+        "step_size": float(walk.step_size),
+        **mcmc.acceptance(walk.acceptance_rate, walk.accepted, walk.finite),
+        "energy_before": float(np.mean(walk.energy[:, 0])),
+        "energy_after": float(np.mean(walk.energy[:, -1])),
+        "energy_r_hat": mcmc.r_hat(late),
+        "late_draws": late.size,
+        "energy_effective_sample_size": mcmc.effective_sample_size(late),
+        "rms_before": float(np.sqrt(np.mean(walk.rms[:, 0] ** 2))),
+        "rms_after": float(np.sqrt(np.mean(walk.rms[:, -1] ** 2))),
+    }
+
+
+def warnings(walk: Trace) -> list[str]:
+    """What a reader of the samples must know, one line each; empty when all is well."""
+    found, lines = summary(walk), []
+    if found["stuck"] > 0:
+        lines.append(
+            f"{found['stuck']:.0%} of the chains are stuck: no move accepted in the "
+            "last half of the walk; lower --step_size or --inverse_temperature"
+        )
+    if found["acceptance"] < 0.1:
+        lines.append(f"acceptance is only {found['acceptance']:.3f}: lower --step_size")
+    if found["non_finite"] > 0:
+        lines.append(
+            f"{found['non_finite']:.1%} of the proposals had a NaN or infinite energy "
+            "and were rejected; lower --step_size"
+        )
+    # Four standard errors of the root mean square of draws of the prior.
+    slack = 0.1 if walk.z is None else max(0.1, 4 / math.sqrt(2 * walk.z.size))
+    if walk.z is not None and abs(found["rms_after"] - 1) > slack:
+        lines.append(
+            f"latents have left the prior: rms(z) = {found['rms_after']:.2f} instead of "
+            "1, where the generator was not trained; use --prior=gaussian, fewer "
+            "--steps or a lower --inverse_temperature"
+        )
+    return lines
+
+
+def write(walk: Trace, out: str | pathlib.Path) -> dict[str, Any]:
+    """Writes arrays, pictures and report.json to a directory; returns the report.
+
+    Images and planar data get pictures before and after, a timeline and an animation;
+    every walk gets samples.npz and traces.png.
+    """
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    arrays = {k: v for k, v in walk._asdict().items() if isinstance(v, np.ndarray)}
+    atomic.replace(
+        out / "samples.npz", lambda file: np.savez_compressed(file, **arrays)
+    )
+    for name, picture in _pictures(walk).items():
+        plotting.write_png(out / f"{name}.png", picture)
+    frames = _frames(walk)
+    if len(frames) > 1:
+        plotting.write_gif(out / "walk.gif", frames)
+    report = summary(walk) | {"warnings": warnings(walk)}
+    report = {k: v if _is_json(v) else None for k, v in report.items()}
+    text = json.dumps(report, indent=2) + "\n"
+    atomic.replace(out / "report.json", lambda file: file.write(text.encode()))
+    return report
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+    """A report as `write` returns it, in words for a terminal."""
+    text = [f"energy        {report['energy_before']:.4g} at the start"]
+    recorded = []
+    if "thin" in report:
+        burn_in, every = report["burn_in"], report["thin"]
+        recorded = [f"record        one in {every} steps, after {burn_in} of burn-in"]
+    if report["steps"]:
+        r_hat, size = report["energy_r_hat"], report["energy_effective_sample_size"]
+        acceptance = f"{report['acceptance']:.3f}"
+        lowest = f"{report['acceptance_lowest']:.3f}"
+        change = f"{report['energy_before']:.4g} -> {report['energy_after']:.4g}"
+        text = [
+            *recorded,
+            f"beta          {_number(report['inverse_temperature'])}",
+            f"step size     {_number(report['step_size'])}",
+            f"acceptance    {acceptance}, lowest chain {lowest}",
+            f"energy        {change} in {report['steps']} steps",
+            f"rms           {report['rms_before']:.3f} -> {report['rms_after']:.3f}",
+            f"R-hat         {_number(r_hat)} of the energy, last half of the steps",
+            f"ESS           {_number(size)} of {report['late_draws']} draws, likewise",
+        ]
+    return text + [f"warning: {line}" for line in report["warnings"]]
+
+
+def _number(value):
+    return "undefined" if value is None else format(value, ".4g")
+
+
+def _is_json(value):
+    """JSON has neither NaN nor infinity: such quantities become null."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _pictures(walk: Trace) -> dict[str, np.ndarray]:
+    """Name -> picture, as far as the data can be drawn."""
+    moved = len(walk.times) > 1
+    found = {}
+    if moved:
+        panels = {
+            "energy": walk.energy,
+            "acceptance": walk.acceptance_rate,
+            "rms of z" if walk.z is not None else "rms of x": walk.rms,
+        }
+        thinned = f"record (one in {walk.thin} steps)"
+        x_label = thinned if walk.thin > 1 else "step"
+        found["traces"] = plotting.traces(panels, x_label=x_label)
+    draw = _drawing(walk)
+    if draw:
+        found["after"] = draw(walk.x)
+    if draw and moved:
+        found |= {"before": draw(walk.before), "timeline": _timeline(walk)}
+    return found
+
+
+def _drawing(walk: Trace) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How to draw samples [N, ...] of this data; None for vectors of other lengths."""
+    if walk.landscape:
+        return functools.partial(plotting.scatter, **walk.landscape._asdict())
+    if walk.x.ndim == 4:
+        return lambda x: plotting.image_grid(x[:SHOWN_CHAINS])
+    return None
+
+
+def _timeline(walk: Trace) -> np.ndarray:
+    if walk.landscape:
+        paths = walk.snapshots[:TIMELINE_CHAINS]
+        return plotting.scatter(walk.x, paths=paths, **walk.landscape._asdict())
+    # At most 11 columns fit a page.
+    every = math.ceil((len(walk.times) - 1) / 10)
+    rows = walk.snapshots[:TIMELINE_CHAINS, ::every]
+    return plotting.timeline(rows, walk.times[::every])
+
+
+def _frames(walk: Trace) -> list[np.ndarray]:
+    draw = _drawing(walk)
+    if draw is None:
+        return []
+    return [draw(walk.snapshots[:, t]) for t in range(len(walk.times))]

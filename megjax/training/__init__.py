@@ -1,0 +1,1 @@
+"""The training loop, what it writes and what is read back."""

@@ -1,0 +1,453 @@
+"""What a run leaves on disk: its config, and its states with a digest of every leaf.
+
+Orbax writes the states. It does not notice most damaged bytes when it reads them back,
+hence the digests. Of several processes the main one reads and writes, and sends what it
+has read to the others: a run directory need not be seen by all, and all resume at the
+same step.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax import checkpoint as ocp
+
+from megjax import distributed
+from megjax.io import atomic
+from megjax.types import PyTree
+
+LOG = logging.getLogger(__name__)
+CONFIG_FILE = "config.json"
+DIRECTORY = "checkpoints"
+FREE = (
+    "data_dir",
+    "train.num_steps",
+    "train.log_every",
+    "train.save_every",
+    "train.evaluate_every",
+    "train.keep",
+    "train.max_returns",
+    "train.max_energy",
+)
+FREE_GROUP = "evaluation."
+"""Config fields, and a group of them, that a resumed run may change: they leave every
+iteration as it is."""
+
+
+class Saved(NamedTuple):
+    """A state that was read back, on the host; returns: as `save` was told."""
+
+    step: int
+    state: PyTree
+    returns: int
+
+
+class Checkpoints(NamedTuple):
+    """An open store of states: Orbax's manager and the directory it works in.
+
+    manager: None in other processes than the main one.
+    """
+
+    manager: ocp.CheckpointManager | None
+    directory: pathlib.Path
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which does not take part in finding the step to stop at.
+
+    It would ask with its own numbers, which stand in the way of the loop's.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """False: the loop saves by itself when the time comes."""
+        del step
+        return False
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: str | pathlib.Path, *, keep: int, writable: bool = True
+) -> Iterator[Checkpoints]:
+    """The checkpoints of a run, the newest `keep` of them; waits for writes at exit.
+
+    With `writable` the run is locked: raises ValueError where another process trains
+    in the same directory, or where that is no directory.
+    """
+    directory = pathlib.Path(workdir).resolve() / DIRECTORY
+    if not distributed.is_main():
+        yield Checkpoints(None, directory)
+        return
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=False,
+        cleanup_tmp_directories=writable,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            active_processes={jax.process_index()}
+        ),
+    )
+    with _quiet(), _locked(directory.parent) if writable else contextlib.nullcontext():
+        if writable:
+            with _told(directory):
+                directory.mkdir(exist_ok=True)
+        checkpoints = Checkpoints(_Manager(directory, options=options), directory)
+        with _closing(checkpoints):
+            yield checkpoints
+
+
+def save(
+    checkpoints: Checkpoints, step: int, state: PyTree, *, returns: int = 0
+) -> None:
+    """Writes the state of an iteration in the background.
+
+    The state is copied to the host first, so the caller may donate it. This step and
+    later ones that are there already go: training that comes by again has passed them
+    over as damaged. Raises OSError where this write or an earlier one failed, and
+    FloatingPointError, having written nothing, where the state is not finite: metrics
+    tell of a bad update only one iteration later.
+
+    returns: how often the run went back to a checkpoint before.
+    """
+    host = jax.tree.map(np.array, jax.device_get(state))
+    _check_finite(host, step)
+    if checkpoints.manager is None:
+        return
+    finished(checkpoints)
+    leaves = digests(host)
+    record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
+    with _told(checkpoints.directory):
+        for other in checkpoints.manager.all_steps():
+            if other >= step:
+                checkpoints.manager.delete(other)
+        checkpoints.manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host),
+                digests=ocp.args.JsonSave(record),
+            ),
+            force=True,
+        )
+
+
+def finished(checkpoints: Checkpoints) -> None:
+    """Waits for the write under way; raises OSError where it failed."""
+    if checkpoints.manager is None:
+        return
+    with _told(checkpoints.directory):
+        checkpoints.manager.wait_until_finished()
+        checkpoints.manager.check_for_errors()
+
+
+def restore(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
+    """The newest intact checkpoint; None where there is none at all.
+
+    like: forms of the leaves. Damaged steps are passed over with a warning. Raises
+    ValueError where the saved state has other leaves than `like`, or where every step
+    is damaged.
+    """
+    found = _newest(checkpoints, like) if checkpoints.manager else None
+    numbers = np.int64([found.step, found.returns] if found else [0, 0])
+    step, returns = map(int, distributed.broadcast(numbers))
+    if not step:
+        return None
+    if found is None:
+        found = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    else:
+        found = found.state
+    return Saved(step, distributed.broadcast(found), returns)
+
+
+def _newest(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
+    steps = sorted(checkpoints.manager.all_steps(), reverse=True)
+    for step in steps:
+        try:
+            return _restored(checkpoints, step, like)
+        except _OtherState as error:
+            raise ValueError(str(error)) from error
+        # Orbax raises whatever its file formats raise.
+        except Exception as error:  # noqa: BLE001
+            LOG.warning(
+                "checkpoint %d in %s is damaged (%s): trying an earlier one",
+                step,
+                checkpoints.directory,
+                _line(error),
+            )
+    if steps:
+        raise ValueError(
+            f"every checkpoint in {checkpoints.directory} is damaged: delete that "
+            "directory to start anew, or restore it from a copy"
+        )
+    return None
+
+
+def digests(state: PyTree) -> dict[str, str]:
+    """leaf path -> "dtype[shape] sha256" of every leaf of a state."""
+    return {
+        jax.tree_util.keystr(path): _digest(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def state_digest(state: PyTree) -> str:
+    """One SHA-256 of a whole state; equal for equal bits."""
+    return _combined(digests(state))
+
+
+def claim(
+    workdir: str | pathlib.Path, config_file: str, values: Mapping[str, Any]
+) -> None:
+    """Records the config of a run, or checks that the run has this one.
+
+    Raises ValueError where the directory has checkpoints of another config, naming the
+    fields that differ; those in `FREE` may, and are recorded anew. Raises it, too,
+    where the main process was started with another config than this one. To be called
+    while the run is locked.
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        plain = json.loads(json.dumps(values))
+    except TypeError as error:
+        raise ValueError(
+            f"the config has a field that is no plain value ({error}): give numbers, "
+            "text, lists and groups of them"
+        ) from error
+    given = {"config_file": config_file, "values": plain}
+    if not distributed.agree(json.dumps(given, sort_keys=True)):
+        raise ValueError(
+            f"process {jax.process_index()} was started with another config than "
+            "process 0: give all the same flags"
+        )
+    if not distributed.is_main():
+        return
+    path = workdir / CONFIG_FILE
+    if _steps(workdir / DIRECTORY):
+        saved_file, saved = _claimed(workdir)
+        found = difference(saved, given["values"])
+        if saved_file != config_file:
+            found = f"config: the run has {saved_file}, given {config_file}"
+        if found:
+            raise ValueError(
+                f"{workdir} holds a run with another config ({found}): "
+                "give the same values, or another --workdir"
+            )
+    with _told(workdir):
+        text = json.dumps(given, indent=2) + "\n"
+        atomic.replace(path, lambda file: file.write(text.encode()))
+
+
+def claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """(config file, values) of the run in a directory, as the main process sees it.
+
+    Raises FileNotFoundError where there is no run, ValueError where its record is
+    damaged.
+    """
+    text = json.dumps(_claimed(workdir)) if distributed.is_main() else ""
+    config_file, values = json.loads(distributed.broadcast_text(text))
+    return config_file, values
+
+
+def _claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
+    path = pathlib.Path(workdir) / CONFIG_FILE
+    try:
+        saved = json.loads(path.read_text())
+        config_file, values = saved["config_file"], saved["values"]
+        if not isinstance(config_file, str) or not isinstance(values, dict):
+            raise ValueError("it holds no config")  # noqa: TRY004
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"{path} is missing, so {workdir} is no run: name another with --workdir"
+        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({_cause(error)}): restore it, or use another --workdir"
+        ) from error
+    return config_file, values
+
+
+def _cause(error: Exception) -> str:
+    """An error of reading JSON; of looking things up in it, in a person's words."""
+    return _line(error) if isinstance(error, ValueError) else "it holds no config"
+
+
+def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """The fields that may not change and do, in words; None where there are none."""
+    saved, given = _flat(saved), _flat(given)
+    words = [
+        f"{name}: the run has {saved.get(name)!r}, given {given.get(name)!r}"
+        for name in sorted(saved.keys() | given.keys())
+        if name not in FREE
+        and not name.startswith(FREE_GROUP)
+        and saved.get(name) != given.get(name)
+    ]
+    return "; ".join(words) or None
+
+
+class _OtherState(Exception):
+    """A checkpoint of a state with other leaves than the one asked for."""
+
+
+def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> Saved:
+    manager = checkpoints.manager
+    record = manager.restore(
+        step, args=ocp.args.Composite(digests=ocp.args.JsonRestore())
+    ).digests
+    saved, returns = record["leaves"], record.get("returns", 0)
+    if _combined(saved, returns) != record["all"]:
+        raise ValueError("the digest of the digests does not match")
+    _check_leaves(saved, like, f"checkpoint {step} in {checkpoints.directory}")
+    # Arrays of NumPy come back as such, wherever they were saved from.
+    host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+    state = manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
+    ).state
+    found = digests(state)
+    wrong = [path for path in found if found[path] != saved[path]]
+    if wrong:
+        raise ValueError(f"the digest of {wrong[0]} does not match")
+    return Saved(step, state, returns)
+
+
+def _check_leaves(saved: Mapping[str, str], like: PyTree, name: str) -> None:
+    """Raises _OtherState naming the first leaf that differs in presence or form."""
+    wanted = {
+        jax.tree_util.keystr(path): _form(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    forms = {path: text.split()[0] for path, text in saved.items()}
+    for path in sorted(wanted.keys() | forms.keys()):
+        if wanted.get(path) != forms.get(path):
+            raise _OtherState(
+                f"{name} does not fit this model: {path} is "
+                f"{forms.get(path, 'absent')} there and {wanted.get(path, 'absent')} "
+                "here; check out the version that wrote it, or use another --workdir"
+            )
+
+
+def _check_finite(state: PyTree, step: int) -> None:
+    """FloatingPointError naming a leaf of the state that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.all(np.isfinite(leaf)):
+            raise FloatingPointError(
+                f"{jax.tree_util.keystr(path)} not finite after iteration {step}"
+            )
+
+
+def _combined(leaves: Mapping[str, str], returns: int = 0) -> str:
+    content = {**leaves, "returns": returns} if returns else leaves
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _form(leaf) -> str:
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _digest(leaf) -> str:
+    leaf = np.ascontiguousarray(leaf).reshape(np.shape(leaf))
+    return f"{_form(leaf)} {hashlib.sha256(leaf.tobytes()).hexdigest()}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in a directory, which may be missing."""
+    return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the directory and holds its lock, which goes with the process."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(
+            f"workdir {workdir} is no directory: name another with --workdir"
+        ) from error
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process trains in {workdir}: wait for it, or use another "
+                "--workdir"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _closing(checkpoints: Checkpoints) -> Iterator[None]:
+    """Waits for the write under way; its failure does not hide an error of the body."""
+    try:
+        yield
+    except BaseException:
+        try:
+            finished(checkpoints)
+        except OSError as error:
+            LOG.warning("%s", error)
+        raise
+    else:
+        finished(checkpoints)
+    finally:
+        # Orbax tells a failed write again here.
+        with contextlib.suppress(Exception):
+            checkpoints.manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what Orbax prints on top of what it raises: pages of tracebacks.
+
+    Some come from its log; others from reads that end after the first one that failed,
+    in threads, by way of `sys.unraisablehook`.
+    """
+
+    def told(record: logging.LogRecord) -> bool:
+        return "orbax" not in pathlib.Path(record.pathname).parts
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    logger, previous = logging.getLogger("absl"), sys.unraisablehook
+    logger.addFilter(told)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        logger.removeFilter(told)
+
+
+@contextlib.contextmanager
+def _told(directory: pathlib.Path) -> Iterator[None]:
+    """Whatever is raised while writing, as an OSError of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(
+            f"writing to {directory} failed ({_line(error)}): free or repair the disk, "
+            "then run the command again; earlier checkpoints are kept"
+        ) from error
+
+
+def _line(error: Exception, length: int = 160) -> str:
+    """An error in one line; Orbax buries a full disk under the names of its files."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "RESOURCE_EXHAUSTED: Error writing" in text or "No space left" in text:
+        return "no space left on the device"
+    return text if len(text) <= length else text[:length] + "..."

@@ -1,0 +1,180 @@
+"""What a run reports: metrics.jsonl, TensorBoard events, pictures, progress lines."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tqdm
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+from tqdm.contrib import logging as tqdm_logging
+
+from megjax import distributed, plotting
+from megjax.io import atomic
+
+LOG = logging.getLogger(__name__)
+METRICS_FILE = "metrics.jsonl"
+SHOWN = ("energy_gap", "squared_score", "information", "iterations_per_second")
+"""Metrics in the progress line, where a method has them."""
+
+
+class Writer:
+    """Writes the numbers and pictures of one run; opened by `opened`."""
+
+    def __init__(self, workdir: pathlib.Path, first: int, num_steps: int):
+        self.workdir, self.first, self.num_steps = workdir, first, num_steps
+        with _told(workdir):
+            _forget(workdir / METRICS_FILE, after=first)
+            self.lines = (workdir / METRICS_FILE).open("a")
+            self.events = _events(workdir / "tensorboard", first)
+        self.bar = tqdm.tqdm(
+            total=num_steps,
+            initial=first,
+            disable=not sys.stderr.isatty(),
+            unit="it",
+            dynamic_ncols=True,
+        )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One line of metrics; numbers that are not finite become null in the file."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {name: v for name, v in values.items() if math.isfinite(v)}
+        line = {"step": step} | {name: finite.get(name) for name in values}
+        with _told(self.workdir):
+            self._check_in_place()
+            self.lines.write(json.dumps(line) + "\n")
+            self.lines.flush()
+            self._record(step, [summary.scalar(*item) for item in finite.items()])
+
+    def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Shows where training stands: a bar on a terminal, else a line in the log.
+
+        The line ends with the time to go where `scalars` has iterations_per_second.
+        """
+        shown = {name: f"{scalars[name]:.4g}" for name in SHOWN if name in scalars}
+        self.bar.update(step - self.bar.n)
+        self.bar.set_postfix(shown)
+        if self.bar.disable:
+            words = [f"{name}={value}" for name, value in shown.items()]
+            if rate := scalars.get("iterations_per_second"):
+                seconds = (self.num_steps - step) / rate
+                words.append(f"left={tqdm.tqdm.format_interval(seconds)}")
+            LOG.info("step %d/%d %s", step, self.num_steps, " ".join(words))
+
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures uint8 [H, W, 3]: files in pictures/, and TensorBoard."""
+        folder = self.workdir / "pictures"
+        with _told(self.workdir):
+            folder.mkdir(exist_ok=True)
+            for name, picture in pictures.items():
+                plotting.write_png(folder / f"{name}_{step:07d}.png", picture)
+                image = summary.image(name, picture, dataformats="HWC")
+                self._record(step, [image])
+
+    def close(self) -> None:
+        """Flushes everything."""
+        with _told(self.workdir), contextlib.ExitStack() as stack:
+            for part in (self.events, self.lines, self.bar):
+                stack.callback(part.close)
+
+    def _check_in_place(self) -> None:
+        """OSError where the directory has gone: what is written would be lost."""
+        path, opened = self.workdir / METRICS_FILE, os.fstat(self.lines.fileno())
+        if not path.exists() or not os.path.samestat(path.stat(), opened):
+            raise FileNotFoundError(f"{path} has been moved or deleted")
+
+    def _record(self, step: int, summaries: list) -> None:
+        for one in summaries:
+            event = event_pb2.Event(wall_time=time.time(), step=step, summary=one)
+            self.events.write_event(event)
+        self.events.flush()
+
+
+class Silence:
+    """The writer of other processes than the main one."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: str | pathlib.Path, first: int, num_steps: int
+) -> Iterator[Writer | Silence]:
+    """A writer that continues a run after iteration `first`.
+
+    What an earlier process wrote about later iterations is dropped, since they come
+    again, and so is a last line that a crash cut short.
+    """
+    if not distributed.is_main():
+        yield Silence()
+        return
+    writer = Writer(pathlib.Path(workdir), first, num_steps)
+    with contextlib.closing(writer), contextlib.ExitStack() as stack:
+        if not writer.bar.disable:
+            # Lines of the log go above the bar.
+            loggers = [logging.getLogger("megjax")]
+            stack.enter_context(tqdm_logging.logging_redirect_tqdm(loggers))
+        yield writer
+
+
+def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
+    """The metrics of a run, one dict per line, the torn last line of a crash left out."""
+    path = pathlib.Path(workdir) / METRICS_FILE
+    return list(_lines(path)) if path.exists() else []
+
+
+def _events(folder: pathlib.Path, first: int) -> event_file_writer.EventsWriter:
+    """A new event file; TensorBoard forgets what older ones have after `first`.
+
+    tensorboardX's SummaryWriter hands events to a thread. That dies where the disk is
+    full, and the program then waits for it forever: so this writes without it.
+    """
+    folder.mkdir(exist_ok=True)
+    events = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    events.write_event(event_pb2.Event(step=first + 1, session_log=start))
+    events.flush()
+    return events
+
+
+@contextlib.contextmanager
+def _told(workdir: pathlib.Path) -> Iterator[None]:
+    """OSErrors while writing, in one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"writing metrics to {workdir} failed ({error.strerror or error}): free, "
+            "repair or bring back the disk, then run the command again; checkpoints "
+            "there are kept"
+        ) from error
+
+
+def _forget(path: pathlib.Path, after: int) -> None:
+    """Drops the lines about iterations after `after`, and torn ones."""
+    if path.exists():
+        kept = [line for line in _lines(path) if line["step"] <= after]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        atomic.replace(path, lambda file: file.write(text.encode()))
+
+
+def _lines(path: pathlib.Path) -> Iterator[dict[str, float]]:
+    for text in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield line
