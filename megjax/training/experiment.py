@@ -16,7 +16,7 @@ from megjax.data.dataset import Dataset
 from megjax.learners.base import Learner
 from megjax.types import Evaluation
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Experiment(NamedTuple):

@@ -21,7 +21,7 @@ from megjax.estimators import detector as detection
 from megjax.estimators.detector import EnergyDetector, PyODEnergyDetector
 from megjax.training import loop
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 ROWS = np.random.RandomState(0).normal(size=(40, 2)) * [1, 50] + [0, 1000]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.robustness import bad_input, fuzz
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CASE = bad_input.Case("kind", "name", "train.py", [])
 TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 3\n"
 

@@ -285,7 +285,7 @@ print("agree on", jax.device_count())
 def test_eight_devices_share_the_chains_and_agree_with_one():
     here = os.path.dirname(__file__)
     flags = "--xla_force_host_platform_device_count=8"
-    path = os.pathsep.join([here, os.path.dirname(here)])
+    path = os.pathsep.join([here, os.path.dirname(os.path.dirname(here))])
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", EIGHT]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

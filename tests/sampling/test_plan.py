@@ -6,7 +6,7 @@ import pytest
 
 from megjax.samplers import kernel
 from megjax.sampling import plan
-from megjax.sampling.plan import Call, Plan
+from megjax.sampling.plan import Call, Plan, chunk_end
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_calls_go_on_alike_from_wherever_they_stopped(thin, size):
 def test_chunks_end_at_snapshots_and_before_they_are_large():
     position = jnp.zeros((4, 8))
     plan = Plan(0, 10**6, 10, (0, 500_000, 10**6))
-    assert plan.chunk_end(plan, 0, position) == 10_000
-    assert plan.chunk_end(plan, 495_000, position) == 500_000
+    assert chunk_end(plan, 0, position) == 10_000
+    assert chunk_end(plan, 495_000, position) == 500_000
     # 128 bytes a draw: 2^18 draws are a chunk, more than 1000 records.
     draws = plan._replace(draws=True)
-    assert plan.chunk_end(draws, 0, position) == 10_000
+    assert chunk_end(draws, 0, position) == 10_000
     wide = jnp.zeros((2**10, 2**11))
-    assert plan.chunk_end(draws, 0, wide) == 4 * 10
-    assert plan.chunk_end(plan, 0, wide) == 10_000
+    assert chunk_end(draws, 0, wide) == 4 * 10
+    assert chunk_end(plan, 0, wide) == 10_000
 
 
 def trajectory(steps, call):

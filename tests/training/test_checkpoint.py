@@ -23,7 +23,7 @@ from flax import struct
 from megjax import distributed
 from megjax.training import checkpoint
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 VALUES = {"batch_size": 8, "train": {"seed": 0, "num_steps": 10}, "sizes": (1, 2)}
 
 

@@ -16,7 +16,7 @@ import pytest
 from megjax.training import evaluate, experiment, loop
 from megjax.types import Report
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
 

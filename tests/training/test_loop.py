@@ -18,7 +18,7 @@ from megjax.learners.base import Learner
 from megjax.training import checkpoint, experiment, loop, metric_writer
 from megjax.types import Report
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLE = np.random.RandomState(0).normal(size=(256, 3)).astype(np.float32)
 
 

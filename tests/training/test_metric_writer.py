@@ -16,7 +16,7 @@ from tensorboardX.proto import event_pb2
 
 from megjax.training import metric_writer
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def written(workdir, first, steps, num_steps=100):
