@@ -1,17 +1,19 @@
 """Pictures as uint8 arrays [H, W, 3]: image grids, planar densities, curves, traces.
 
-Arrays go in and arrays come out; nothing here keeps state or opens a window.
+Arrays go in and arrays come out; nothing here keeps state or opens a window. Without
+the extra `plot` figures are one white pixel, and no file is written.
 """
 
+import functools
+import importlib.util
+import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import PIL.Image
-from matplotlib import figure
-from matplotlib.backends import backend_agg
 
+LOG = logging.getLogger(__name__)
 TILE = 48
 """Smallest side in pixels to which the images of a grid are enlarged."""
 
@@ -19,6 +21,27 @@ GAP = 2
 DPI = 100
 BACKGROUND = 255
 COLOURS = ("#1f6fb4", "#d1495b", "#2a9d6f", "#e08e2b", "#6b4fa0", "#555555")
+
+
+@functools.cache
+def is_installed() -> bool:
+    """Whether pictures can be made; says once in the log where they cannot."""
+    found = all(importlib.util.find_spec(name) for name in ("matplotlib", "PIL"))
+    if not found:
+        LOG.warning('no pictures are written: pip install "megjax[plot]"')
+    return found
+
+
+def _figure_fn(draw):
+    """A function that draws with matplotlib; without it, one white pixel."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs):
+        if not is_installed():
+            return np.full((1, 1, 3), BACKGROUND, np.uint8)
+        return draw(*args, **kwargs)
+
+    return drawn
 
 
 def pixels(x: np.ndarray) -> np.ndarray:
@@ -62,6 +85,7 @@ def image_grid(
     return canvas
 
 
+@_figure_fn
 def timeline(x: np.ndarray, steps: Sequence[int], *, title: str = "") -> np.ndarray:
     """Walks of images [chains, T, H, W, C], one row per chain, steps [T] below."""
     x = np.asarray(x)
@@ -77,6 +101,7 @@ def timeline(x: np.ndarray, steps: Sequence[int], *, title: str = "") -> np.ndar
     return _rendered(canvas)
 
 
+@_figure_fn
 def heatmap(
     values: np.ndarray,
     *,
@@ -95,6 +120,7 @@ def heatmap(
     return _rendered(canvas)
 
 
+@_figure_fn
 def scatter(
     points: np.ndarray,
     *,
@@ -127,6 +153,7 @@ def scatter(
     return _rendered(canvas)
 
 
+@_figure_fn
 def aligned(
     data: np.ndarray,
     samples: np.ndarray,
@@ -157,6 +184,7 @@ def aligned(
     return _rendered(canvas)
 
 
+@_figure_fn
 def curves(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
@@ -179,6 +207,7 @@ def curves(
     return _rendered(canvas)
 
 
+@_figure_fn
 def traces(panels: Mapping[str, np.ndarray], *, x_label: str = "step") -> np.ndarray:
     """Traces [chains, draws] of named quantities, one panel each, over a shared axis.
 
@@ -201,6 +230,7 @@ def traces(panels: Mapping[str, np.ndarray], *, x_label: str = "step") -> np.nda
     return _rendered(canvas)
 
 
+@_figure_fn
 def ranks(panels: Mapping[str, np.ndarray], *, num_bins: int = 20) -> np.ndarray:
     """Rank histograms of traces [chains, draws], one panel each (Vehtari et al. 2021).
 
@@ -226,7 +256,11 @@ def ranks(panels: Mapping[str, np.ndarray], *, num_bins: int = 20) -> np.ndarray
 
 
 def write_png(path: str | pathlib.Path, picture: np.ndarray) -> None:
-    """Writes a picture uint8 [H, W, 3]."""
+    """Writes a picture uint8 [H, W, 3]; nothing without the extra `plot`."""
+    if not is_installed():
+        return
+    import PIL.Image
+
     PIL.Image.fromarray(picture).save(path, format="png", optimize=True)
 
 
@@ -237,10 +271,14 @@ def write_gif(
     milliseconds: int = 150,
     pause: int = 1500,
 ) -> None:
-    """Writes pictures of one size as an endless animation.
+    """Writes pictures of one size as an endless animation; nothing without `plot`.
 
     milliseconds: shown per frame; pause: shown for the first and the last.
     """
+    if not is_installed():
+        return
+    import PIL.Image
+
     images = [PIL.Image.fromarray(frame).quantize(128, dither=0) for frame in frames]
     durations = [milliseconds] * len(images)
     durations[0] = durations[-1] = pause
@@ -266,6 +304,9 @@ def _mosaic(x):
 
 def _figure(width, height, rows=1, columns=1):
     """A canvas of width x height inches, and its axes."""
+    from matplotlib import figure
+    from matplotlib.backends import backend_agg
+
     drawn = figure.Figure((width, height), dpi=DPI, layout="constrained")
     axes = drawn.subplots(rows, columns, sharex=True)
     return backend_agg.FigureCanvasAgg(drawn), axes
@@ -273,6 +314,9 @@ def _figure(width, height, rows=1, columns=1):
 
 def _framed(picture, *, left, bottom, top):
     """A canvas that shows a picture pixel by pixel, with margins for labels."""
+    from matplotlib import figure
+    from matplotlib.backends import backend_agg
+
     height, width = picture.shape[:2]
     total = (width + left + 8, height + bottom + top)
     drawn = figure.Figure((total[0] / DPI, total[1] / DPI), dpi=DPI)

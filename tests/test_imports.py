@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {
     "types": 0,
     "errors": 0,
+    "extras": 0,
     "app": 1,
     "distributed": 0,
     "random": 0,

@@ -4,8 +4,8 @@ import functools
 import pathlib
 
 import numpy as np
-import PIL.Image
 
+from megjax import extras
 from megjax.data import images
 from megjax.data.dataset import Dataset
 
@@ -58,6 +58,8 @@ def folder(
     """
     if num_channels not in _CHANNELS:
         raise ValueError(f"num_channels is 1 or 3, not {num_channels}.")
+    with extras.needed("data"):
+        import PIL.Image
     known = PIL.Image.registered_extensions()
     root = pathlib.Path(path).expanduser()
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in known)

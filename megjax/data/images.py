@@ -14,10 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
-from sklearn import datasets
 
+from megjax import extras
 from megjax.data.dataset import Dataset
 from megjax.types import Array
 
@@ -114,6 +112,8 @@ def digits_labelled() -> tuple[np.ndarray, np.ndarray]:
 
     Its 17 grey levels are spread over 0..255.
     """
+    with extras.needed("estimators"):
+        from sklearn import datasets
     digits = datasets.load_digits()
     pixels = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
     return pixels, digits.target.astype(np.int32)
@@ -138,6 +138,9 @@ def decoded(
     crop: side of the centred square kept first; by default the largest square where
         the image is resized.
     """
+    with extras.needed("data"):
+        import PIL.Image
+        import PIL.ImageOps
     stream = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     with PIL.Image.open(stream) as image:
         image = PIL.ImageOps.exif_transpose(image)
@@ -209,7 +212,8 @@ class _Source(NamedTuple):
     def _parsed(self, indices: Sequence[int]) -> list[Any]:
         # Parsing here and not through the features' decoders: those take 10 us for each
         # feature of each record, and CelebA has 52 that nobody asked for.
-        from tensorflow_datasets.proto import tf_example_pb2
+        with extras.needed("data"):
+            from tensorflow_datasets.proto import tf_example_pb2
 
         parse = tf_example_pb2.Example.FromString
         records = self.records.__getitems__(list(indices))
@@ -223,8 +227,8 @@ def _rows(source: _Source, indices: np.ndarray, **framing: int | None) -> np.nda
 
 
 def _source(name: str, *, split: str, data_dir: str | None) -> _Source:
-    import tensorflow_datasets as tfds
-
+    with extras.needed("data"):
+        import tensorflow_datasets as tfds
     builder = tfds.builder_from_directory(_version_dir(name, data_dir))
     features = builder.info.features
     if "image" not in features:

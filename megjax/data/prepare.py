@@ -16,12 +16,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import scipy.io
 from absl import flags
-from sklearn import datasets
 
-from megjax import app
+from megjax import app, extras
 from megjax.data import kdd99
 
 NAMES = (
@@ -50,7 +48,8 @@ def prepare(name: str, *, data_dir: str, raw_dir: str | None = None) -> pathlib.
     raw = pathlib.Path(raw_dir).expanduser() if raw_dir else None
     if name == "kdd99":
         return _prepare_kdd99(root, raw)
-    import tensorflow_datasets as tfds
+    with extras.needed("data"):
+        import tensorflow_datasets as tfds
 
     builder_class = _builder_class(name)
     if raw:
@@ -99,7 +98,8 @@ def _published(url_infos: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _builder_class(name: str) -> type:
     """TFDS's builder of the set, reading its files with gzip, tarfile or zipfile."""
-    import tensorflow_datasets as tfds
+    with extras.needed("data"):
+        import tensorflow_datasets as tfds
 
     base = tfds.builder_cls(name)
     readers = {"cifar10": _Cifar, "celeb_a": _CelebA, "oxford_flowers102": _Flowers}
@@ -232,6 +232,8 @@ def _idx(path, *, header: int) -> np.ndarray:
 
 def _png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
+    with extras.needed("data"):
+        import PIL.Image
     PIL.Image.fromarray(pixels).save(stream, format="png")
     return stream.getvalue()
 
@@ -248,6 +250,8 @@ def _prepare_kdd99(root: pathlib.Path, raw: pathlib.Path | None) -> pathlib.Path
         shutil.copyfile(raw / kdd99.FILE_NAME, partial)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        with extras.needed("estimators"):
+            from sklearn import datasets
         fetched = datasets.fetch_kddcup99(percent10=True, data_home=folder)
         with gzip.open(partial, "wt") as stream:
             for cells, label in zip(fetched.data, fetched.target, strict=True):
@@ -258,7 +262,8 @@ def _prepare_kdd99(root: pathlib.Path, raw: pathlib.Path | None) -> pathlib.Path
 
 def _kdd99_archive():
     """scikit-learn's record of the published file; it has no public name for it."""
-    from sklearn.datasets import _kddcup99
+    with extras.needed("estimators"):
+        from sklearn.datasets import _kddcup99
 
     return _kddcup99.ARCHIVE_10_PERCENT
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from megjax import extras
 from megjax.data import order
 from megjax.data.dataset import Dataset
 from megjax.types import Key
@@ -38,7 +39,8 @@ def batches(
     """
     if dataset.stream is None:
         raise ValueError(f"Dataset {dataset.name!r} lives on the device: index it.")
-    grain = _grain()
+    with extras.needed("data"):
+        import grain
     indices = _host_indices(key, dataset.num_examples, shape, rows)
     steps = grain.MapDataset.range(first_step, _LAST_STEP)
     options = grain.ReadOptions(
@@ -68,14 +70,3 @@ def _host_indices(key, num_examples, shape, rows):
         return (found if rows is None else found[rows]).reshape(-1)
 
     return on_host
-
-
-def _grain():
-    try:
-        import grain
-    except ImportError:
-        raise ImportError(
-            "Sets that exceed the memory budget stream through grain: pip install "
-            "grain, or raise memory_budget."
-        ) from None
-    return grain

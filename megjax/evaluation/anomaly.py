@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn import metrics as sklearn_metrics
 
-from megjax import distributed, plotting
+from megjax import distributed, extras, plotting
 from megjax.data.dataset import LabelledExamples
 from megjax.learners.base import Learner
 from megjax.types import Array, Evaluation, Key, PyTree, Report
@@ -210,6 +209,8 @@ def ranking(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     average_precision: the same by steps, sum of (R_n - R_n-1) P_n.
     auroc: the probability that an anomaly scores above a normal example.
     """
+    with extras.needed("estimators"):
+        from sklearn import metrics as sklearn_metrics
     precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
     return {
         "auprc": float(sklearn_metrics.auc(recall, precision)),
@@ -301,6 +302,8 @@ def pictures(
 
 def _precision_recall(scores, labels, num=500):
     """(recall, precision) at about `num` of the curve's points."""
+    with extras.needed("estimators"):
+        from sklearn import metrics as sklearn_metrics
     precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
     shown = np.unique(np.linspace(0, len(recall) - 1, num).astype(int))
     return recall[shown], precision[shown]

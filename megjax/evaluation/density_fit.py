@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import neighbors
+from scipy import spatial
 
 from megjax import plotting
 from megjax.evaluation import planar
@@ -128,11 +128,11 @@ def collapse(
 
 def _distances(points, others):
     """Of every point to the nearest of the others."""
-    return neighbors.KDTree(others).query(points)[0][:, 0]
+    return spatial.KDTree(others).query(points)[0]
 
 
 def _spacing(x):
-    return np.median(neighbors.KDTree(x).query(x, 2)[0][:, 1])
+    return np.median(spatial.KDTree(x).query(x, 2)[0][:, 1])
 
 
 def _sampled_jsd(truth, x, extent, cells=64):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import neighbors
+from scipy import spatial
 
 from megjax.types import Array, EnergyFn
 
@@ -55,8 +55,8 @@ def cell_log_masses(energies: Array, inverse_temperature: float) -> Array:
 
 def near(grid: Grid, centres: np.ndarray, radius: float) -> np.ndarray:
     """Which cells lie within `radius` of one of the centres [M, 2]: bool [size^2]."""
-    distances, _ = neighbors.KDTree(centres).query(grid.points)
-    return distances[:, 0] < radius
+    distances, _ = spatial.KDTree(centres).query(grid.points)
+    return distances < radius
 
 
 def mass_curve(energies: Array, cells: np.ndarray, betas: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megjax import plotting
+from megjax import extras, plotting
 
 MIN_DRAWS = 4
 TRUNCATIONS = ("geyer", "above", "first")
@@ -315,5 +315,6 @@ def _arviz():
     """ArviZ, imported when needed: it takes over a second, and 0.23 warns of 1.0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        import arviz
+        with extras.needed("sampling"):
+            import arviz
     return arviz

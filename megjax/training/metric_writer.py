@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tqdm
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
 from tqdm.contrib import logging as tqdm_logging
 
 from megjax import distributed, plotting
@@ -33,7 +31,7 @@ class Writer:
         with _told(workdir):
             _forget(workdir / METRICS_FILE, after=first)
             self.lines = (workdir / METRICS_FILE).open("a")
-            self.events = _events(workdir / "tensorboard", first)
+            self.events = _Events(workdir / "tensorboard", first)
         self.bar = tqdm.tqdm(
             total=num_steps,
             initial=first,
@@ -51,7 +49,7 @@ class Writer:
             self._check_in_place()
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
-            self._record(step, [summary.scalar(*item) for item in finite.items()])
+            self.events.scalars(step, finite)
 
     def progress(self, step: int, scalars: Mapping[str, float]) -> None:
         """Shows where training stands: a bar on a terminal, else a line in the log.
@@ -70,13 +68,14 @@ class Writer:
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures uint8 [H, W, 3]: files in pictures/, and TensorBoard."""
+        if not plotting.is_installed():
+            return
         folder = self.workdir / "pictures"
         with _told(self.workdir):
             folder.mkdir(exist_ok=True)
             for name, picture in pictures.items():
                 plotting.write_png(folder / f"{name}_{step:07d}.png", picture)
-                image = summary.image(name, picture, dataformats="HWC")
-                self._record(step, [image])
+                self.events.image(step, name, picture)
 
     def close(self) -> None:
         """Flushes everything."""
@@ -89,12 +88,6 @@ class Writer:
         path, opened = self.workdir / METRICS_FILE, os.fstat(self.lines.fileno())
         if not path.exists() or not os.path.samestat(path.stat(), opened):
             raise FileNotFoundError(f"{path} has been moved or deleted")
-
-    def _record(self, step: int, summaries: list) -> None:
-        for one in summaries:
-            event = event_pb2.Event(wall_time=time.time(), step=step, summary=one)
-            self.events.write_event(event)
-        self.events.flush()
 
 
 class Silence:
@@ -137,18 +130,54 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     return list(_lines(path)) if path.exists() else []
 
 
-def _events(folder: pathlib.Path, first: int) -> event_file_writer.EventsWriter:
-    """A new event file; TensorBoard forgets what older ones have after `first`.
+class _Events:
+    """A new TensorBoard event file; TensorBoard forgets what older ones have later on.
 
-    tensorboardX's SummaryWriter hands events to a thread. That dies where the disk is
-    full, and the program then waits for it forever: so this writes without it.
+    first: the iteration from which it does. Without the extra `tensorboard` nothing is
+    written. tensorboardX's SummaryWriter hands events to a thread. That dies where the
+    disk is full, and the program then waits for it forever: so this writes without it.
     """
-    folder.mkdir(exist_ok=True)
-    events = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    events.write_event(event_pb2.Event(step=first + 1, session_log=start))
-    events.flush()
-    return events
+
+    def __init__(self, folder: pathlib.Path, first: int):
+        self.file = None
+        try:
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
+        except ModuleNotFoundError:
+            LOG.warning('no TensorBoard events: pip install "megjax[tensorboard]"')
+            return
+        self.summary, self.proto = summary, event_pb2
+        folder.mkdir(exist_ok=True)
+        self.file = event_file_writer.EventsWriter(
+            str(folder / "events"), f".{os.getpid()}"
+        )
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(step=first + 1, session_log=start))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Finite numbers by name."""
+        if self.file:
+            summaries = [self.summary.scalar(*item) for item in values.items()]
+            self._write(*[self._event(step, one) for one in summaries])
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture uint8 [H, W, 3]."""
+        if self.file:
+            one = self.summary.image(name, picture, dataformats="HWC")
+            self._write(self._event(step, one))
+
+    def close(self) -> None:
+        """Flushes the file."""
+        if self.file:
+            self.file.close()
+
+    def _event(self, step, summary):
+        return self.proto.Event(wall_time=time.time(), step=step, summary=summary)
+
+    def _write(self, *events) -> None:
+        for event in events:
+            self.file.write_event(event)
+        self.file.flush()
 
 
 @contextlib.contextmanager

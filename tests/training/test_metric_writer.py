@@ -118,7 +118,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, part):
                 write=full_disk, close=lines.close, fileno=lines.fileno
             )
         elif part == "events":
-            monkeypatch.setattr(writer.events, "flush", full_disk)
+            monkeypatch.setattr(writer.events, "scalars", full_disk)
         else:
             monkeypatch.setattr(logging.plotting, "write_png", full_disk)
         writer.write(1, {"loss": 1.0})
