@@ -96,7 +96,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
         spec.num_transitions,
     )
     x = spec.noise_fn(key_noise, x[0]) if spec.noise_fn else x[0]
-    negatives = jax.lax.stop_gradient(spec.bijector.outward(chains))
+    negatives = jax.lax.stop_gradient(spec.bijector.forward(chains))
     gradient, energies = jax.grad(partial(loss, spec), has_aux=True)(
         state.energy.params, x, negatives
     )
@@ -138,19 +138,19 @@ def loss(
 
 def positions(spec: Spec, state: State) -> Array:
     """All chains of the buffer as data [M, ...]."""
-    return spec.bijector.outward(state.positions)
+    return spec.bijector.forward(state.positions)
 
 
 def starts(spec: Spec, key: Key, shape: tuple[int, ...]) -> Array:
     """What chains begin at, as data of a shape [N, ...]."""
-    return spec.bijector.outward(spec.start_fn(key, shape))
+    return spec.bijector.forward(spec.start_fn(key, shape))
 
 
 def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
     """Positions of chains of the buffer as data [num, ...], each once where it can."""
     replace = num > spec.buffer_size
     rows = jax.random.choice(key, spec.buffer_size, (num,), replace=replace)
-    return spec.bijector.outward(distributed.shard(state.positions[rows]))
+    return spec.bijector.forward(distributed.shard(state.positions[rows]))
 
 
 def energy(spec: Spec, state: State, x: Array) -> Array:
@@ -164,7 +164,7 @@ def kernel(
     spec: Spec, state: State, log_density_fn: LogDensityFn, *, has_aux: bool = False
 ) -> Kernel:
     """The sampler as it is, on any density of data; it walks in coordinates."""
-    return bijectors.walked(
+    return bijectors.transformed(
         partial(spec.walker.kernel, state.walker),
         log_density_fn,
         spec.bijector,

@@ -1,6 +1,7 @@
-"""Chains that walk in coordinates without bounds on positions that have some.
+"""Chains that move in unbounded values u of positions x that have bounds.
 
-The logit of images: Dinh, Sohl-Dickstein and Bengio 2017 (Real NVP), section 4.1.
+Names as in TensorFlow Probability (Dillon et al. 2017). The logit of images: Dinh,
+Sohl-Dickstein and Bengio 2017 (Real NVP), section 4.1.
 """
 
 import functools
@@ -12,23 +13,71 @@ import jax
 import jax.numpy as jnp
 
 from megjax.samplers.kernel import Kernel
-from megjax.types import Array, LogDensityFn
+from megjax.types import Array, LogDensityFn, PyTree
 
 
 class Bijector(NamedTuple):
-    """A smooth bijection of positions x [...], each |x| < limit, and coordinates u.
+    """A smooth bijection of unbounded values u [...] and positions x [...].
 
-    inward: x -> u. outward: u -> x. Both act on any leading axes.
-    log_det: log |det dx / du| at u, of one position [...] -> [].
+    forward: u -> x. inverse: x -> u. Both act on any leading axes.
+    forward_log_det: log |det dx / du| at u, of one position [...] -> [].
+    limit: no |x| is beyond it.
+
+    >>> positive().forward(positive().inverse(3.0))
+    Array(3., dtype=float32, weak_type=True)
     """
 
-    inward: Callable[[Array], Array]
-    outward: Callable[[Array], Array]
-    log_det: Callable[[Array], Array]
+    forward: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
+    forward_log_det: Callable[[Array], Array]
     limit: float = math.inf
 
 
-IDENTITY = Bijector(lambda x: x, lambda u: u, lambda u: jnp.zeros((), u.dtype))
+IDENTITY = Bijector(lambda u: u, lambda x: x, lambda u: jnp.zeros((), u.dtype))
+
+
+# Equal arguments give the same functions, which compiled programs are found by.
+@functools.cache
+def positive(shape: str = "exp") -> Bijector:
+    """Positions above 0: x = exp(u), or log(1 + exp(u)) with shape="softplus".
+
+    exp suits scales and rates; softplus suits densities that fall fast for large x.
+    Raises ValueError at another shape.
+    """
+    if shape == "exp":
+        return Bijector(jnp.exp, jnp.log, jnp.sum)
+    if shape != "softplus":
+        raise ValueError(f"shape={shape!r}: choose 'exp' or 'softplus'.")
+    return Bijector(
+        jax.nn.softplus,
+        lambda x: x + jnp.log(-jnp.expm1(-x)),
+        lambda u: jnp.sum(jax.nn.log_sigmoid(u)),
+    )
+
+
+@functools.cache
+def interval(low: float, high: float) -> Bijector:
+    """Positions strictly between two bounds: x = low + (high - low) sigmoid(u).
+
+    Raises ValueError unless low < high, both finite.
+    """
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low={low}, high={high}: want finite numbers, low < high.")
+
+    def forward(u):
+        x = low + (high - low) * jax.nn.sigmoid(u)
+        ends = jnp.asarray([low, high], x.dtype)
+        # Rounding may not reach the ends, where densities are often infinite.
+        return jnp.clip(x, *jnp.nextafter(ends, ends[::-1]))
+
+    def inverse(x):
+        return jnp.log(x - low) - jnp.log(high - x)
+
+    def forward_log_det(u):
+        slopes = jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u)
+        return jnp.sum(math.log(high - low) + slopes)
+
+    return Bijector(forward, inverse, forward_log_det, max(abs(low), abs(high)))
 
 
 def logit(alpha: float = 0.05) -> Bijector:
@@ -41,33 +90,84 @@ def logit(alpha: float = 0.05) -> Bijector:
         raise ValueError(f"alpha={alpha}: give a number between 0 and 0.5.")
     scale = 1 - 2 * alpha
 
-    def log_det(u):
+    def forward_log_det(u):
         slopes = math.log(2 / scale) - jax.nn.softplus(u) - jax.nn.softplus(-u)
         return jnp.sum(slopes)
 
     return Bijector(
-        lambda x: 2 * jnp.arctanh(scale * x),
         lambda u: jnp.tanh(u / 2) / scale,
-        log_det,
+        lambda x: 2 * jnp.arctanh(scale * x),
+        forward_log_det,
         1 / scale,
     )
 
 
+def tree(bijectors: PyTree, like: PyTree) -> Bijector:
+    """The bijector of a PyTree of variables, of those of its parts.
+
+    bijectors: one for all variables, or a PyTree with one, or None, in the place of
+    every variable or branch of `like`; of a dict it may leave keys out. Raises
+    ValueError where the two do not fit.
+    """
+    leaves, treedef = jax.tree.flatten(like)
+    return _tree(tuple(_spread(bijectors, like, "")), treedef, len(leaves))
+
+
+@functools.lru_cache(maxsize=64)
+def _tree(parts, treedef, num) -> Bijector:
+    """The same functions for the same parts."""
+
+    def apply(name, values):
+        flat = zip(parts, treedef.flatten_up_to(values), strict=True)
+        return [getattr(part, name)(value) for part, value in flat]
+
+    return Bijector(
+        lambda u: treedef.unflatten(apply("forward", u)),
+        lambda x: treedef.unflatten(apply("inverse", x)),
+        lambda u: sum(apply("forward_log_det", u)),
+    )
+
+
+def _spread(bijectors, like, place) -> list[Bijector]:
+    """A bijector for every leaf of `like`."""
+    if bijectors is None or isinstance(bijectors, Bijector):
+        return [bijectors or IDENTITY] * len(jax.tree.leaves(like))
+    pairs = None
+    if isinstance(bijectors, dict) and isinstance(like, dict):
+        if unknown := sorted(map(str, bijectors.keys() - like.keys())):
+            raise ValueError(
+                f"bijector names {unknown[0]!r}, and init{place} has {sorted(like)}."
+            )
+        pairs = {k: (bijectors.get(k), like[k]) for k in sorted(like)}
+    elif isinstance(bijectors, list | tuple) and isinstance(like, list | tuple):
+        if len(bijectors) != len(like):
+            raise ValueError(
+                f"bijector{place} has {len(bijectors)} parts, init{place} {len(like)}."
+            )
+        pairs = dict(enumerate(zip(bijectors, like, strict=True)))
+    if pairs is None:
+        raise ValueError(
+            f"bijector{place} is a {type(bijectors).__name__}: give a Bijector, or a "
+            "PyTree of them like init."
+        )
+    return [b for k, pair in pairs.items() for b in _spread(*pair, f"{place}[{k!r}]")]
+
+
 def density(
-    log_density_fn: LogDensityFn, coordinates: Bijector, *, has_aux: bool = False
+    log_density_fn: LogDensityFn, bijector: Bijector, *, has_aux: bool = False
 ) -> LogDensityFn:
     """The log-density of u where positions x have `log_density_fn`.
 
     has_aux: both return (value, aux).
     """
 
-    def transformed(u):
-        found = log_density_fn(coordinates.outward(u))
+    def unbounded(u):
+        found = log_density_fn(bijector.forward(u))
         value, aux = found if has_aux else (found, None)
-        value = value + coordinates.log_det(u)
+        value = value + bijector.forward_log_det(u)
         return (value, aux) if has_aux else value
 
-    return transformed
+    return unbounded
 
 
 class State(NamedTuple):
@@ -78,10 +178,10 @@ class State(NamedTuple):
     aux: Any = None
 
 
-def walked(
+def transformed(
     kernel_fn: Callable[..., Kernel],
     log_density_fn: LogDensityFn,
-    coordinates: Bijector,
+    bijector: Bijector,
     *,
     has_aux: bool = False,
 ) -> Kernel:
@@ -89,16 +189,19 @@ def walked(
 
     kernel_fn: (log-density of u, has_aux=) -> Kernel, whose states have an `aux`.
     """
-    log_density_fn = density(log_density_fn, coordinates, has_aux=has_aux)
+    log_density_fn = density(log_density_fn, bijector, has_aux=has_aux)
     inner = kernel_fn(log_density_fn, has_aux=has_aux)
-    seen = functools.partial(_seen, coordinates)
+    observed = functools.partial(_observed, bijector)
 
     def step(key, state):
         moved, info = inner.step(key, state.inner)
-        return seen(moved), info
+        return observed(moved), info
 
-    return Kernel(lambda x: seen(inner.init(coordinates.inward(x))), step)
+    return Kernel(lambda x: observed(inner.init(bijector.inverse(x))), step)
 
 
-def _seen(coordinates, inner) -> State:
-    return State(coordinates.outward(inner.position), inner, inner.aux)
+walked = transformed
+
+
+def _observed(bijector, inner) -> State:
+    return State(bijector.forward(inner.position), inner, inner.aux)
