@@ -104,7 +104,7 @@ def test_image_energies_have_a_cell_for_every_head(scripts, monkeypatch):
     ]
     log.insert(3, {"step": 3, "buffer/frechet_buffer": 0.1})
     monkeypatch.setattr(reproduce, "trained", lambda run, seed: None)
-    monkeypatch.setattr(reproduce.metrics, "read", lambda workdir: log)
+    monkeypatch.setattr(reproduce.metric_writer, "read", lambda workdir: log)
     head, *rows = reproduce.image_ebm()
     assert [len(row) for row in rows] == [len(head)] * 2
     for row, name, fid in zip(rows, ("neural", "mala"), (38.1, 43.0)):

@@ -17,7 +17,9 @@ STUBBED = """
 import os, sys, types
 import jax, jax.numpy as jnp
 import sample
-from megjax import app, journal, training
+from megjax import app
+from megjax.sampling import store
+from megjax.training import loop
 from megjax.learners.base import Learner
 from megjax.samplers import mala
 
@@ -40,10 +42,10 @@ def restore(workdir):
     if workdir.name == "proposal":
         config, made = {"inverse_temperature": 3.0}, learner._replace(kernel=kernel)
     built = types.SimpleNamespace(learner=made)
-    return training.Restored(config, built, jnp.float32(1), 7)
+    return loop.Restored(config, built, jnp.float32(1), 7)
 
-training.restore = restore
-journal.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))
+loop.restore = restore
+store.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))
 app.run(sample.main)
 """
 

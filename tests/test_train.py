@@ -33,7 +33,8 @@ import json, os, sys
 import jax, orbax.checkpoint
 import train
 from configs import celeba, custom, kdd99, mnist_anomaly, stacked_mnist, toy_8gaussians
-from megjax import app, experiment, training
+from megjax import app
+from megjax.training import experiment, loop as training
 
 def told(arguments):
     read, write = os.pipe()

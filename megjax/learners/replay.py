@@ -31,7 +31,7 @@ class Spec(NamedTuple):
         exp(-E(x)), and that of u exp(-E(x(u))) |det dx / du|, which has a finite
         integral for any continuous E where x is bounded. Twice differentiable for a
         learned proposal.
-    coordinates: of data, in which chains live.
+    bijector: of data, in which chains live.
     noise_fn: (key, x [B, ...]) -> x, put on every batch of data, or None.
     buffer_size: number of chains; a batch of them walks in an iteration.
     num_transitions: of each of those.
@@ -43,7 +43,7 @@ class Spec(NamedTuple):
 
     energy: linen.Module
     walker: AdaptiveSampler
-    coordinates: Bijector = bijectors.IDENTITY
+    bijector: Bijector = bijectors.IDENTITY
     noise_fn: Callable[[Key, Array], Array] | None = None
     buffer_size: int = 10_000
     num_transitions: int = 40

@@ -109,7 +109,7 @@ class Proposal(linen.Module):
 class Vectors(Proposal):
     """Perceptrons, and for every step a half of the dimensions (floor of d / 2).
 
-    halves: "random" as in the paper; "bisecting" halves, at random, what earlier steps
+    coupling_masks: "random" as in the paper; "bisecting" halves, at random, what earlier steps
         have kept together, until after ceil(log2 d) steps any two dimensions have been
         apart in one of them, and then begins anew. Where the width of a dimension
         follows another's value, as in a funnel, only a step that parts the two can
@@ -118,7 +118,7 @@ class Vectors(Proposal):
     Raises ValueError in one dimension, which has no halves.
     """
 
-    halves: str = "random"
+    coupling_masks: str = "random"
 
     def setup(self):
         if self.coupling_masks not in COUPLING_MASKS:
@@ -136,7 +136,7 @@ class Vectors(Proposal):
             raise ValueError(f"shape={self.shape}: a proposal needs two dimensions.")
         keys = jax.random.split(self.make_rng("params"), self.num_steps)
         if self.coupling_masks == "bisecting":
-            return separating_masks(keys, dim)
+            return bisecting_masks(keys, dim)
         kept = jnp.arange(dim) < dim // 2
         return jax.vmap(lambda key: jax.random.permutation(key, kept))(keys)
 
@@ -149,7 +149,7 @@ def num_gradients(gradient: str, num_steps: int) -> int:
     return dict(zip(GRADIENTS, (4 * num_steps, 1, 0)))[gradient]
 
 
-def separating_masks(keys: Key, dim: int) -> Array:
+def bisecting_masks(keys: Key, dim: int) -> Array:
     """Halves, bool [N, dim], that part any two of dim within ceil(log2 dim) of them."""
     masks = []
     for n, key in enumerate(keys):

@@ -419,7 +419,7 @@ def model_files() -> Iterator[Case]:
     }
     for reader, line in READERS.items():
         for name, make in makers.items():
-            text = f"from megjax import command\n{line}\ncommand.run(lambda: "
+            text = f"from megjax import app\n{line}\napp.run(lambda: "
 
             def damage(root, stack, make=make, text=text):
                 make(root, stack)

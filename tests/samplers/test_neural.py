@@ -543,7 +543,7 @@ def test_separating_masks_part_every_two(dim):
             assert len(np.unique(part, axis=1).T) == dim
     assert dim == 2 or np.any(masks[:num_steps] != masks[num_steps:])
     with pytest.raises(
-        ValueError, match="coupling_masks='nope': choose one of random, se"
+        ValueError, match="coupling_masks='nope': choose one of random, bi"
     ):
         vectors(coupling_masks="nope").init(jax.random.key(0), jnp.zeros(DIM))
 

@@ -263,18 +263,18 @@ def test_latent_space_needs_a_generator():
 
 EIGHT = """
 import jax, numpy as np
-import test_sampling as t
-from megjax import parallel
+import test_draw as t
+from megjax import distributed
 settings = dict(num=16, steps=6, step_size=0.3)
 many = t.run(t.PLANE, t.STATE, **settings)
-one = t.run(t.PLANE, t.STATE, **settings, mesh=parallel.data_mesh(jax.devices()[:1]))
+one = t.run(t.PLANE, t.STATE, **settings, mesh=distributed.data_mesh(jax.devices()[:1]))
 np.testing.assert_allclose(many.energy, one.energy, rtol=1e-5)
-group = t.sampling.Target(t.PLANE, "latent", "gaussian", t.sampling.mala.mala)
-with jax.set_mesh(parallel.data_mesh()):
-    states = t.sampling._started(group, 16, jax.random.key(0), t.STATE, 1.0)
-    chains = t.sampling.Chains(jax.random.key(1), states, t.STATE, 1.0)
-    call = t.sampling.thinning.Call(4, 1)
-    states, record = t.sampling._walked(group, call, chains, 0, 0.3)
+group = t.draw.Target(t.PLANE, "latent", "gaussian", t.draw.mala.mala)
+with jax.set_mesh(distributed.data_mesh()):
+    states = t.draw._started(group, 16, jax.random.key(0), t.STATE, 1.0)
+    chains = t.draw.Chains(jax.random.key(1), states, t.STATE, 1.0)
+    call = t.draw.plans.Call(4, 1)
+    states, record = t.draw._walked(group, call, chains, 0, 0.3)
 for v in jax.tree.leaves((states, record)):
     assert v.sharding.shard_shape(v.shape)[0] == 2, v.sharding
 print("agree on", jax.device_count())

@@ -81,12 +81,12 @@ def infos(steps):
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_records_are_those_of_all_steps(thin, size, stop):
     """Interrupted after `stop` calls, too; the last window is a short one."""
-    plan = Plan(3, 101, thin, (0, 101))
-    record = plan.Record(plan, -3)
-    walked = [*plan.calls(plan, -3, 0, size), *plan.calls(plan, 0, 101, size)]
+    times = Plan(3, 101, thin, (0, 101))
+    record = plan.Record(times, -3)
+    walked = [*plan.calls(times, -3, 0, size), *plan.calls(times, 0, 101, size)]
     for i, (begin, call) in enumerate(walked):
         if i == stop:
-            record = plan.Record(plan, record.end, record.arrays())
+            record = plan.Record(times, record.end, record.arrays())
         record.add(call, trajectory(np.arange(begin, begin + call.num_steps), call))
     found = record.arrays()
     assert record.end == 101 and "open" not in found

@@ -470,7 +470,7 @@ def test_a_write_is_finished_when_the_body_raises(run):
 
 def test_a_second_process_is_refused(run):
     program = (
-        "import sys; from megjax import checkpoint\n"
+        "import sys; from megjax.training import checkpoint\n"
         "with checkpoint.opened(sys.argv[1], keep=3): pass"
     )
     command = [sys.executable, "-c", program, str(run)]

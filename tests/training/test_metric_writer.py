@@ -178,7 +178,7 @@ def test_something_else_in_the_place_of_an_output_is_told(tmp_path, name):
 
 def test_large_frameworks_are_not_imported():
     program = (
-        "import sys; from megjax import checkpoint, metrics\n"
+        "import sys; from megjax.training import checkpoint, metric_writer\n"
         "print({'torch', 'tensorflow', 'numpy'} & set(sys.modules))"
     )
     printed = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT)
@@ -209,10 +209,10 @@ def test_a_batch_log_gets_lines(tmp_path, caplog, capsys):
 
 PROGRAM = """
 import logging, sys
-from megjax import metrics
+from megjax.training import metric_writer
 logging.getLogger("megjax").addHandler(logging.StreamHandler())
 logging.getLogger("megjax").setLevel("INFO")
-with metrics.opened(sys.argv[1], 0, 100) as writer:
+with metric_writer.opened(sys.argv[1], 0, 100) as writer:
     writer.progress(50, {"information": 0.25})
     logging.getLogger("megjax.training.loop").info("a line")
     writer.progress(100, {"information": 0.5})
