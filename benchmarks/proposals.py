@@ -208,8 +208,8 @@ def no_u_turn(key: Key, target: Target, settings: Settings) -> Ready:
     def step(key, state):
         inner, info = sampler.step(key, state.inner)
         moved = NutsState(inner.position, inner, info.num_integration_steps)
-        finite = ~info.is_divergent
-        return moved, kernel.Info(info.acceptance_rate, jnp.bool_(True), finite)
+        accepted = jnp.bool_(True)
+        return moved, kernel.Info(info.acceptance_rate, accepted, info.is_divergent)
 
     fixed = kernel.Kernel(init, step)
     states = jax.vmap(init)(starts)
@@ -379,7 +379,7 @@ def measured(
     found["ess_above_per_gradient"] = found["ess_above"] / per_draw
     found |= {
         "acceptance": float(np.mean(infos.acceptance_rate)),
-        "non_finite": float(1 - np.mean(infos.finite)),
+        "divergent": float(np.mean(infos.is_divergent)),
         "gradients_per_draw": per_draw,
         "seconds": seconds,
         "warm_up_seconds": ready.warm_up_seconds,

@@ -28,7 +28,7 @@ def test_a_baseline_is_measured(label):
     keys = jax.random.split(jax.random.key(0))
     ready = proposals.BASELINES[label](keys[0], target, SMALL)
     found = proposals.measured(keys[1], ready, target, SMALL)
-    assert 0.4 < found["acceptance"] < 1 and found["non_finite"] == 0
+    assert 0.4 < found["acceptance"] < 1 and found["divergent"] == 0
     assert 0.5 < found["variance_ratio_lowest"] < found["variance_ratio_highest"] < 2
     assert 0.05 < found["ess_above"] <= 1
     gradients = found["gradients_per_draw"]

@@ -129,7 +129,7 @@ def measured(step_size: Array, before: Array, after: Array, infos: Any) -> Metri
         "entropy": 0.5 * dim * jnp.log(2 * step_size) + proposal.noise_entropy(dim),
         "expected_squared_jump": jnp.mean(jnp.sum(jumps, axis=1)),
         "epsilon": jnp.sqrt(2 * step_size),
-        "non_finite": 1 - jnp.mean(infos.finite),
+        "non_finite": jnp.mean(infos.is_divergent),
     }
 
 

@@ -30,7 +30,7 @@ class Learner(NamedTuple):
     latents: (key, num) -> z [num, k], draws of the latent prior
     generate: (state, z [num, k]) -> x [num, ...], in inference mode
     kernel: (state, log-density, has_aux=False) -> Kernel that proposes as it was trained
-    bijector: in which chains on x move, where x has bounds
+    bijector: in whose unbounded values chains on x move, where x has bounds
 
     The last four are None for methods without a generator, without a proposal, and
     where chains move in x itself.

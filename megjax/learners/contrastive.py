@@ -319,7 +319,7 @@ def swept(
     def move(key, chain):
         chain = at(spec.family.sweep(key, params, chain.units, 1.0))
         return chain, kernel.Info(
-            jnp.ones(()), jnp.array(True), kernel.finite(chain.position)
+            jnp.ones(()), jnp.array(True), ~kernel.finite(chain.position)
         )
 
     return kernel.Kernel(start, move)

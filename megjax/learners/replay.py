@@ -31,7 +31,7 @@ class Spec(NamedTuple):
         exp(-E(x)), and that of u exp(-E(x(u))) |det dx / du|, which has a finite
         integral for any continuous E where x is bounded. Twice differentiable for a
         learned proposal.
-    bijector: of data, in which chains live.
+    bijector: of data; chains live in its unbounded values.
     noise_fn: (key, x [B, ...]) -> x, put on every batch of data, or None.
     buffer_size: number of chains; a batch of them walks in an iteration.
     num_transitions: of each of those.

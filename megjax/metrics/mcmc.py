@@ -200,7 +200,7 @@ def exported(x: np.ndarray, infos=None, *, name: str = "x"):
     if infos is not None:
         stats = {k: np.asarray(v) for k, v in infos._asdict().items()}
         # ArviZ's name for it.
-        stats["acceptance_rate"] = stats.pop("acceptance_rate")
+        stats["diverging"] = stats.pop("is_divergent")
         groups["sample_stats"] = stats
     if "posterior" in inspect.signature(arviz.from_dict).parameters:
         return arviz.from_dict(**groups)
@@ -231,23 +231,23 @@ def pictures(
 
 
 def acceptance(
-    acceptance_rate: np.ndarray, accepted: np.ndarray, finite: np.ndarray
+    acceptance_rate: np.ndarray, is_accepted: np.ndarray, is_divergent: np.ndarray
 ) -> Mapping[str, float]:
     """What became of the proposals of all chains; three of [chains, draws].
 
     acceptance: mean min(1, r). acceptance_lowest: of the chain with the lowest mean.
     stuck: share of chains without an accepted move in the last half of the draws.
-    non_finite: share of proposals with a NaN or infinity. NaN without draws.
+    divergent: fraction of proposals that were, as in `kernel.Info`. NaN without draws.
     """
     if not np.size(acceptance_rate):
-        names = ("acceptance", "acceptance_lowest", "stuck", "non_finite")
+        names = ("acceptance", "acceptance_lowest", "stuck", "divergent")
         return dict.fromkeys(names, float("nan"))
-    late = np.asarray(accepted)[:, np.shape(accepted)[1] // 2 :]
+    late = np.asarray(is_accepted)[:, np.shape(is_accepted)[1] // 2 :]
     return {
         "acceptance": float(np.mean(acceptance_rate)),
         "acceptance_lowest": float(np.min(np.mean(acceptance_rate, axis=1))),
         "stuck": float(np.mean(~np.any(late, axis=1))),
-        "non_finite": float(1 - np.mean(finite)),
+        "divergent": float(np.mean(is_divergent)),
     }
 
 

@@ -50,4 +50,4 @@ def step(
     swept = family.sweep(key, params, batch, inverse_temperature)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(layer)) for layer in swept]))
     moved = init(tuple(layer[0] for layer in swept))
-    return moved, Info(jnp.ones(()), jnp.array(True), finite)
+    return moved, Info(jnp.ones(()), jnp.array(True), ~finite)

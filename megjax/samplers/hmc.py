@@ -53,7 +53,7 @@ def hmc(
     has_aux: the density returns (value, aux), and states carry the aux along.
 
     A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
-    counted: its `Info.finite` is false. Raises ValueError where num_steps < 1.
+    counted: its `Info.is_divergent` is true. Raises ValueError where num_steps < 1.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: must be at least 1.")
@@ -70,7 +70,8 @@ def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
     proposal, end = leapfrog(state, momentum, init_fn=init_fn, path=path)
     ratio = log_ratio(state, momentum, proposal, end)
     state, info = accepted_move(log_uniform, ratio, state, proposal)
-    return state, info._replace(finite=info.finite & (ratio > -DIVERGENCE))
+    diverged = info.is_divergent | ~(ratio > -DIVERGENCE)
+    return state, info._replace(is_divergent=diverged)
 
 
 def leapfrog(

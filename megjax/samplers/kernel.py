@@ -18,14 +18,16 @@ class Info(NamedTuple):
     """What one step of one chain did; scalars.
 
     acceptance_rate: min(1, r); 0 where the proposal was not finite.
-    accepted: whether the chain moved. Always true for Gibbs sweeps.
-    finite: whether every number of the proposed state was finite, and HMC's path did
-        not diverge.
+    is_accepted: whether the chain moved. Always true for Gibbs sweeps.
+    is_divergent: whether a number of the proposed state was not finite, or HMC's path
+        diverged.
+
+    The names are blackjax's; the infos of other kernels may have more fields.
     """
 
     acceptance_rate: Array
-    accepted: Array
-    finite: Array
+    is_accepted: Array
+    is_divergent: Array
 
 
 class Kernel(NamedTuple):
@@ -46,7 +48,7 @@ class Trajectory(NamedTuple):
     """A recorded run of one chain; T = num_steps // thin records.
 
     observations: what `observe` made of the state at the end of every window [T, ...].
-    infos: means over every window, float32 [T]; `accepted` is then a fraction.
+    infos: means over every window, float32 [T]; `is_accepted` is then a fraction.
     """
 
     observations: PyTree
@@ -74,7 +76,7 @@ def accepted_move(
     log_ratio = jnp.where(usable & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     accepted = log_uniform < log_ratio
     moved = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)
-    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, usable)
+    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, ~usable)
 
 
 def finite(state: PyTree) -> Array:

@@ -480,7 +480,15 @@ def _joined(found: list[trace.Trace]) -> trace.Trace:
     first = found[0]
     if len(found) == 1:
         return first
-    arrays = ("x", "before", "energy", "rms", "acceptance_rate", "accepted", "finite")
+    arrays = (
+        "x",
+        "before",
+        "energy",
+        "rms",
+        "acceptance_rate",
+        "is_accepted",
+        "is_divergent",
+    )
     joined = {k: np.concatenate([getattr(w, k) for w in found]) for k in arrays}
     if first.z is not None:
         joined["z"] = np.concatenate([w.z for w in found])

@@ -41,7 +41,7 @@ class Trace(NamedTuple):
     snapshots: of the first chains at `times` [shown, len(times), ...].
     energy: after every record [num, T + 1], the start included.
     rms: root mean square of the position, likewise; about 1 for latents of the prior.
-    acceptance_rate, accepted, finite: of proposals, means over a record's [num, T].
+    acceptance_rate, is_accepted, is_divergent: of proposals, means over a record's [num, T].
     step_size: of the walk, NaN where there was none.
     landscape: for data in the plane.
     burn_in: steps thrown away before. inverse_temperature: beta of the density.
@@ -55,8 +55,8 @@ class Trace(NamedTuple):
     energy: np.ndarray
     rms: np.ndarray
     acceptance_rate: np.ndarray
-    accepted: np.ndarray
-    finite: np.ndarray
+    is_accepted: np.ndarray
+    is_divergent: np.ndarray
     step_size: float
     landscape: Landscape | None = None
     burn_in: int = 0
@@ -79,7 +79,7 @@ def summary(walk: Trace) -> dict[str, float]:
         **(long if walk.burn_in or walk.thin > 1 else {}),
         "inverse_temperature": float(walk.inverse_temperature),
         "step_size": float(walk.step_size),
-        **mcmc.acceptance(walk.acceptance_rate, walk.accepted, walk.finite),
+        **mcmc.acceptance(walk.acceptance_rate, walk.is_accepted, walk.is_divergent),
         "energy_before": float(np.mean(walk.energy[:, 0])),
         "energy_after": float(np.mean(walk.energy[:, -1])),
         "energy_r_hat": mcmc.r_hat(late),
@@ -100,10 +100,10 @@ def warnings(walk: Trace) -> list[str]:
         )
     if found["acceptance"] < 0.1:
         lines.append(f"acceptance is only {found['acceptance']:.3f}: lower --step_size")
-    if found["non_finite"] > 0:
+    if found["divergent"] > 0:
         lines.append(
-            f"{found['non_finite']:.1%} of the proposals had a NaN or infinite energy "
-            "and were rejected; lower --step_size"
+            f"{found['divergent']:.1%} of the proposals diverged (a NaN or infinite "
+            "energy, or an unstable path) and were rejected; lower --step_size"
         )
     # Four standard errors of the root mean square of draws of the prior.
     slack = 0.1 if walk.z is None else max(0.1, 4 / math.sqrt(2 * walk.z.size))

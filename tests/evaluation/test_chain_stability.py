@@ -38,7 +38,7 @@ def drifting(state, log_density_fn, *, has_aux):
 
     def step(key, chain):
         one = jnp.ones(())
-        return at(chain.position + 0.01), kernel.Info(one, one > 0, one > 0)
+        return at(chain.position + 0.01), kernel.Info(one, one > 0, one < 0)
 
     return kernel.Kernel(at, step)
 

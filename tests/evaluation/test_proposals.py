@@ -28,7 +28,7 @@ def autoregressive(state, log_density_fn, *, has_aux=False):
     def step(key, at):
         noise = jax.random.normal(key, at.position.shape)
         moved = state * at.position + jnp.sqrt(1 - state**2) * noise
-        return State(moved), Info(jnp.float32(1), jnp.bool_(True), jnp.bool_(True))
+        return State(moved), Info(jnp.float32(1), jnp.bool_(True), jnp.bool_(False))
 
     return Kernel(State, step)
 

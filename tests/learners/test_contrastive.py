@@ -260,7 +260,7 @@ def test_the_kernel_sweeps_data_and_tells_their_energy():
     def walked(states):
         def one(states, key):
             states, info = jax.vmap(chain.step)(jax.random.split(key, num), states)
-            return states, info.accepted
+            return states, info.is_accepted
 
         return jax.lax.scan(one, states, jax.random.split(jax.random.key(1), 30))
 

@@ -69,13 +69,13 @@ def test_one_trace_is_refused():
 def test_acceptance_by_hand():
     probability = np.array([[1.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
     accepted = np.array([[1, 1, 0, 1], [1, 0, 0, 0]], np.float32)
-    finite = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.float32)
-    found = mcmc.acceptance(probability, accepted, finite)
+    divergent = np.array([[0, 0, 0, 0], [0, 0, 0, 1]], np.float32)
+    found = mcmc.acceptance(probability, accepted, divergent)
     assert found == {
         "acceptance": 0.25,
         "acceptance_lowest": 0.0,
         "stuck": 0.5,
-        "non_finite": 0.125,
+        "divergent": 0.125,
     }
     empty = np.zeros((4, 0))
     assert np.isnan(mcmc.acceptance(empty, empty, empty)["acceptance"])
@@ -225,7 +225,7 @@ def test_malformed_requests_are_refused(x, estimator, message):
 def test_exported_chains_are_what_arviz_reads():
     x = draws([0.5, 0.9], num_draws=50)
     ones = np.ones((8, 50))
-    found = mcmc.exported(x, kernel.Info(0.5 * ones, ones, ones == 1), name="z")
+    found = mcmc.exported(x, kernel.Info(0.5 * ones, ones, ones == 0), name="z")
     assert found["posterior"]["z"].shape == (8, 50, 2)
     np.testing.assert_array_equal(found["posterior"]["z"].values, x)
     assert float(found["sample_stats"]["acceptance_rate"].mean()) == 0.5

@@ -42,7 +42,9 @@ def test_chains_of_a_machine_reach_its_distribution():
     hidden = np.asarray(state.hidden[0])
     spread = np.sqrt(0.25 / len(hidden))
     assert np.all(np.abs(hidden.mean(0) - probs @ h) < 4 * spread)
-    assert np.all(record.infos.accepted == 1) and np.all(record.infos.finite == 1)
+    assert np.all(record.infos.is_accepted == 1) and not np.any(
+        record.infos.is_divergent
+    )
     assert np.all(record.infos.acceptance_rate == 1)
 
 

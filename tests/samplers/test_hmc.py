@@ -135,7 +135,7 @@ def test_moments_of_a_correlated_normal(unroll):
     for found, exact in zip(products.T, (2.0, -1.6)):
         error = found.std() / np.sqrt(len(found))
         assert abs(found.mean() - exact) < 4 * error < 0.3
-    assert 0.6 < np.mean(record.infos.accepted) < 1
+    assert 0.6 < np.mean(record.infos.is_accepted) < 1
 
 
 @pytest.mark.parametrize("mass", ["identity", "diagonal", "dense"])
@@ -174,13 +174,13 @@ def test_divergences_are_rejected_and_counted():
     keys = jax.random.split(jax.random.key(0), 20)
     x = jnp.full((20, 2), 3.0)
     states, infos = stepped(steep, keys, x)
-    assert not np.any(infos.finite) and not np.any(infos.accepted)
+    assert np.all(infos.is_divergent) and not np.any(infos.is_accepted)
     np.testing.assert_array_equal(states.position, x)
     # A finite path can diverge as well.
     barely = hmc.hmc(normal, step_size=2.5, num_steps=6)
     _, infos = stepped(barely, keys, x)
-    assert not np.all(infos.finite)
-    assert np.all(jnp.where(infos.finite, 0, infos.acceptance_rate) == 0)
+    assert np.any(infos.is_divergent)
+    assert np.all(jnp.where(infos.is_divergent, infos.acceptance_rate, 0) == 0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
@@ -229,7 +229,7 @@ def test_aux_follows_the_position():
     )
     states = walked(sampler, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)),
                     50, lambda s: s)[1]  # fmt: skip
-    assert 0 < np.mean(states.infos.accepted) < 1
+    assert 0 < np.mean(states.infos.is_accepted) < 1
     found = states.observations
     np.testing.assert_array_equal(found.aux, 3 * found.position)
 

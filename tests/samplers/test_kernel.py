@@ -22,27 +22,27 @@ def test_metropolis_accepts_with_the_given_probability():
     moved, info = accept(np.log(0.3), proposal=1.0)
     np.testing.assert_allclose(info.acceptance_rate, 0.3, rtol=1e-6)
     error = np.sqrt(0.3 * 0.7 / 20_000)
-    assert abs(np.mean(info.accepted) - 0.3) < 4 * error
-    np.testing.assert_array_equal(moved, np.asarray(info.accepted, np.float32))
+    assert abs(np.mean(info.is_accepted) - 0.3) < 4 * error
+    np.testing.assert_array_equal(moved, np.asarray(info.is_accepted, np.float32))
 
 
 def test_metropolis_always_accepts_an_uphill_move():
     _, info = accept(0.5, proposal=1.0)
-    assert np.all(info.accepted) and np.all(info.acceptance_rate == 1)
+    assert np.all(info.is_accepted) and np.all(info.acceptance_rate == 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_metropolis_rejects_what_is_not_finite(value):
     for log_ratio in (0.0, np.inf, np.nan):
         moved, info = accept(log_ratio, proposal=value, num=10)
-        assert not np.any(info.accepted) and not np.any(info.finite)
+        assert not np.any(info.is_accepted) and np.all(info.is_divergent)
         assert np.all(moved == 0) and np.all(info.acceptance_rate == 0)
 
 
 def test_metropolis_rejects_a_nan_ratio_and_leaves_a_state_of_zero_density():
-    assert not np.any(accept(np.nan, proposal=1.0, num=10)[1].accepted)
+    assert not np.any(accept(np.nan, proposal=1.0, num=10)[1].is_accepted)
     moved, info = accept(np.inf, proposal=1.0, state=-np.inf, num=10)
-    assert np.all(info.accepted) and np.all(moved == 1)
+    assert np.all(info.is_accepted) and np.all(moved == 1)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
@@ -74,9 +74,9 @@ def test_a_chain_never_enters_a_region_where_the_density_is_nan():
     state = half_normal.init(jnp.float32(1.0))
     _, record = kernel.chain(jax.random.key(1), half_normal, state, 400)
     assert np.all(record.observations.position > 0)
-    rejected = 1 - np.asarray(record.infos.finite)
+    rejected = np.asarray(record.infos.is_divergent)
     assert 0.1 < rejected.mean() < 0.5
-    assert np.all(np.asarray(record.infos.accepted)[rejected == 1] == 0)
+    assert np.all(np.asarray(record.infos.is_accepted)[rejected == 1] == 0)
 
 
 def test_a_chain_in_pieces_equals_the_chain_in_one():
@@ -102,7 +102,9 @@ def test_thinning_keeps_window_ends_and_window_means():
         thinned.observations, full.observations.position[3::4]
     )
     np.testing.assert_allclose(
-        thinned.infos.accepted, full.infos.accepted.reshape(3, 4).mean(1), rtol=1e-6
+        thinned.infos.is_accepted,
+        full.infos.is_accepted.reshape(3, 4).mean(1),
+        rtol=1e-6,
     )
 
 

@@ -37,7 +37,7 @@ def test_without_energy_the_prior_comes_back():
     log_density = latent.log_density(energy, inverse_temperature=0.0)
     state, record = walked(log_density, z, 60, 0.5)
     assert stats.kstest(np.ravel(state.position), "norm").pvalue > 1e-3
-    assert 0 < np.mean(record.infos.accepted) < 1
+    assert 0 < np.mean(record.infos.is_accepted) < 1
     np.testing.assert_allclose(state.aux, energy(state.position), rtol=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_without_prior_a_constant_energy_gives_the_free_walk():
     flat = latent.log_density(lambda z: jnp.full(len(z), 3.0), prior="none")
     states = walked(flat, z, 100, 0.02)
     positions = np.asarray(states[1].observations.position)
-    assert np.all(states[1].infos.accepted)
+    assert np.all(states[1].infos.is_accepted)
     for t in (1, 10, 100):
         variance = np.var(positions[:, t - 1])
         expected = 1 + 2 * 0.02 * t

@@ -83,7 +83,7 @@ def caches_agree(langevin, steps=60):
     states = record.observations
     gradient = jax.vmap(jax.grad(skewed))(states.position)
     agree = np.allclose(states.gradient, gradient, rtol=1e-4, atol=1e-5)
-    return int(np.sum(record.infos.accepted)), agree
+    return int(np.sum(record.infos.is_accepted)), agree
 
 
 def test_the_cache_follows_accepted_and_rejected_moves():
@@ -131,7 +131,7 @@ def test_aux_follows_the_position():
     start = langevin.init(jnp.ones(2))
     _, record = kernel.chain(jax.random.key(0), langevin, start, 50)
     states = record.observations
-    assert 0 < np.mean(record.infos.accepted) < 1
+    assert 0 < np.mean(record.infos.is_accepted) < 1
     np.testing.assert_array_equal(states.aux, 3 * states.position)
 
 
@@ -145,10 +145,10 @@ def test_variance_and_acceptance_in_128_dimensions(a, acceptance):
     variance = np.mean(np.asarray(positions) ** 2, axis=(1, 2))
     error = variance.std(ddof=1) / np.sqrt(chains)
     assert abs(variance.mean() - 1) < 4 * error < 0.05
-    rate = np.asarray(infos.accepted).mean(axis=1)
+    rate = np.asarray(infos.is_accepted).mean(axis=1)
     error = rate.std(ddof=1) / np.sqrt(chains)
     assert abs(rate.mean() - acceptance) < 4 * error + 0.0005 < 0.05
-    assert np.all(infos.finite)
+    assert not np.any(infos.is_divergent)
 
 
 def trajectories(langevin, x, steps):
@@ -200,7 +200,7 @@ def test_preconditioning_is_mala_in_other_coordinates(factor):
     np.testing.assert_allclose(
         x_info.acceptance_rate, y_info.acceptance_rate, rtol=2e-3, atol=1e-5
     )
-    assert 10 < np.sum(x_info.accepted) < 90
+    assert 10 < np.sum(x_info.is_accepted) < 90
     mapped = jax.vmap(functools.partial(preconditioner.scaled, factor))(y_end.position)
     np.testing.assert_allclose(x_end.position, mapped, rtol=1e-4, atol=1e-4)
 
@@ -220,7 +220,7 @@ def adapted(other):
 
     def step(key, state):
         state, info = other.step(key, state)
-        return state, kernel.Info(info.acceptance_rate, info.is_accepted, True)
+        return state, kernel.Info(info.acceptance_rate, info.is_accepted, False)
 
     return Kernel(other.init, step)
 
@@ -268,7 +268,7 @@ def mutant(ratio=mala.log_ratio, stale=False, reuse=False, a=0.5):
             state = jax.tree.map(
                 functools.partial(jnp.where, accepted), proposal, state
             )
-            return state, kernel.Info(jnp.exp(log_ratio), accepted, True)
+            return state, kernel.Info(jnp.exp(log_ratio), accepted, False)
         moved, info = kernel.accepted_move(log_uniform, log_ratio, state, proposal)
         # Moves on without the gradient of where it moved to.
         return moved._replace(gradient=state.gradient) if stale else moved, info
@@ -316,7 +316,7 @@ def test_the_unsquared_norm_has_the_published_bias():
     positions, infos = trajectories(mutant(unsquared, a=0.1), x, 1500)
     late = np.asarray(positions)[:, 500:]
     np.testing.assert_allclose(np.mean(late**2), 0.538, atol=0.02)
-    rate = np.asarray(infos.accepted)[:, 500:].mean()
+    rate = np.asarray(infos.is_accepted)[:, 500:].mean()
     np.testing.assert_allclose(rate, 0.106, atol=0.025)
 
 

@@ -288,7 +288,7 @@ def moment_scores(learned, *, num_chains=4000, num_steps=20):
     @jax.vmap
     def ends(key, start):
         state, record = kernel.chain(key, learned, learned.init(start), num_steps)
-        return state.position, jnp.mean(record.infos.accepted)
+        return state.position, jnp.mean(record.infos.is_accepted)
 
     x, accepted = jax.tree.map(np.asarray, ends(keys, starts))
     products = np.float64(x[:, :, None] * x[:, None, :])
@@ -407,7 +407,7 @@ def test_aux_is_carried_and_caches_are_of_the_position():
     state, record = kernel.chain(
         jax.random.key(0), learned, learned.init(jnp.ones(DIM)), 50
     )
-    assert 0 < np.sum(record.infos.accepted) < 50
+    assert 0 < np.sum(record.infos.is_accepted) < 50
     x = state.position
     np.testing.assert_allclose(state.log_density, gaussian(x), rtol=1e-5)
     np.testing.assert_allclose(state.gradient, jax.grad(gaussian)(x), rtol=1e-5)
@@ -513,8 +513,8 @@ def test_proposals_outside_the_support_are_rejected():
     state = walled.init(jnp.full(DIM, 0.1))
     keys = jax.random.split(jax.random.key(0), 200)
     after, infos = jax.vmap(walled.step, (0, None))(keys, state)
-    assert 0 < np.mean(infos.finite) < 1
-    assert not np.any(infos.accepted & ~infos.finite)
+    assert 0 < np.mean(infos.is_divergent) < 1
+    assert not np.any(infos.is_accepted & infos.is_divergent)
     assert np.all(after.position[:, 0] > 0)
 
 

@@ -34,7 +34,7 @@ def test_a_flat_density_accepts_all_and_diffuses():
     x = jnp.zeros((2000, 2))
     walk = rwm.rwm(lambda x: jnp.float32(0), step_size=0.5)
     state, record = ends(walk, x, 16)
-    assert np.all(record.infos.accepted)
+    assert np.all(record.infos.is_accepted)
     np.testing.assert_allclose(np.var(state.position), 16 * 0.25, rtol=0.1)
 
 
@@ -53,5 +53,5 @@ def test_aux_follows_the_position():
     walk = rwm.rwm(lambda x: (normal(x), 3 * x), step_size=2.0, has_aux=True)
     _, record = ends(walk, jnp.ones((1, 2)), 50)
     states = record.observations
-    assert 0 < np.mean(record.infos.accepted) < 1
+    assert 0 < np.mean(record.infos.is_accepted) < 1
     np.testing.assert_array_equal(states.aux, 3 * states.position)

@@ -68,7 +68,7 @@ def test_tilted_prior_has_the_variance_of_the_closed_form():
 def test_walks_start_at_fresh_samples_and_keep_snapshots():
     walk = run(PLANE, STATE, num=512, steps=20, num_snapshots=5)
     assert walk.energy.shape == walk.rms.shape == (512, 21)
-    assert walk.acceptance_rate.shape == walk.finite.shape == (512, 20)
+    assert walk.acceptance_rate.shape == walk.is_divergent.shape == (512, 20)
     np.testing.assert_array_equal(walk.times, [0, 5, 10, 15, 20])
     assert walk.snapshots.shape == (trace.SHOWN_CHAINS, 5, 2)
     np.testing.assert_array_equal(walk.snapshots[:, 0], walk.before[:64])
@@ -126,12 +126,12 @@ def test_bounded_data_is_walked_on_in_coordinates():
     learner = Learner(None, None, sample, energy, bijector=bijectors.logit())
     settings = {"space": "data", "num": 512}
     walk = run(learner, jnp.float32(1), **settings)
-    assert walk.finite.all()
+    assert not walk.is_divergent.any()
     # The fourth moment of a uniform one is 9/5 of the squared variance.
     error = limit**2 / 3 * np.sqrt(0.8 / walk.x.size)
     assert abs(np.mean(walk.x**2) - limit**2 / 3) < 4 * error
     plain = run(learner._replace(bijector=None), jnp.float32(1), **settings)
-    assert not plain.finite.all()
+    assert plain.is_divergent.any()
 
 
 @pytest.mark.slow
@@ -328,11 +328,11 @@ def test_burn_in_and_thinning_slice_the_whole_walk(monkeypatch, thin, per_call):
     np.testing.assert_array_equal(walk.x, whole.x)
     before = np.sum(walk.before**2, axis=1) / 2
     np.testing.assert_allclose(walk.energy[:, 0], before, rtol=1e-5)
-    for name in ("acceptance_rate", "accepted", "finite"):
+    for name in ("acceptance_rate", "is_accepted", "is_divergent"):
         steps = getattr(whole, name)
         means = [np.mean(steps[:, a:b], 1) for a, b in itertools.pairwise(ends)]
         np.testing.assert_allclose(getattr(walk, name), np.transpose(means), 1e-6)
-    assert 0 < np.mean(walk.accepted) < 1 and np.all(walk.finite == 1)
+    assert 0 < np.mean(walk.is_accepted) < 1 and np.all(walk.is_divergent == 0)
 
 
 def test_the_records_of_a_long_walk_are_bounded(monkeypatch):
@@ -343,7 +343,7 @@ def test_the_records_of_a_long_walk_are_bounded(monkeypatch):
     np.testing.assert_array_equal(walk.times, [0, 123, 250])
     found = trace.summary(walk)
     assert (found["steps"], found["thin"], found["burn_in"]) == (250, 3, 0)
-    assert found["non_finite"] == 0 and found["stuck"] == 0
+    assert found["divergent"] == 0 and found["stuck"] == 0
 
 
 @pytest.mark.slow
@@ -438,7 +438,7 @@ def test_more_steps_make_the_longer_walk(tmp_path, in_pieces):
     walk, progress = kept_run(tmp_path / "longer", mesh=None, steps=180)
     assert progress.skipped == 2 * (13 + 96)
     whole, _ = kept_run(tmp_path / "whole", mesh=None, steps=180)
-    for name in ("energy", "x", "accepted", "finite"):
+    for name in ("energy", "x", "is_accepted", "is_divergent"):
         np.testing.assert_array_equal(getattr(walk, name), getattr(whole, name), name)
     np.testing.assert_array_equal(walk.times[[0, -1]], [0, 180])
     np.testing.assert_array_equal(walk.snapshots[:, -1], walk.x[:8])

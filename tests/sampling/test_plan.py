@@ -71,10 +71,10 @@ def trajectory(steps, call):
 
 
 def infos(steps):
-    """acceptance_rate, accepted, finite of steps [T], [T, 2] each."""
+    """acceptance_rate, is_accepted, is_divergent of steps [T], [T, 2] each."""
     steps = np.asarray(steps)
     prob = np.stack([steps % 5 / 5, steps % 7 / 7], axis=1)
-    return prob, prob > 0.5, np.stack([steps >= 0, steps % 3 > 0], axis=1)
+    return prob, prob > 0.5, np.stack([steps < 0, steps % 3 == 0], axis=1)
 
 
 @pytest.mark.parametrize("thin, size", [(1, 4), (5, 12), (5, 3), (49, 100), (49, 8)])
@@ -99,8 +99,8 @@ def test_records_are_those_of_all_steps(thin, size, stop):
         tolerance = 1e-6 if name == "acceptance_rate" else 0
         np.testing.assert_allclose(found[name], np.float32(means).T, tolerance)
         assert found[name].dtype == np.float32
-    # Shares of proposals are exact: all of them is 1, which warnings rely on.
-    assert np.all(found["finite"][0] == 1)
+    # Fractions of proposals are exact: none of them is 0, which warnings rely on.
+    assert np.all(found["is_divergent"][0] == 0)
 
 
 def test_a_mean_below_one_by_rounding_is_one():
@@ -109,4 +109,4 @@ def test_a_mean_below_one_by_rounding_is_one():
     record = plan.Record(Plan(0, 49, 49, (0, 49)), 0)
     made = kernel.Trajectory((ones, ones), kernel.Info(ones, ones, ones))
     record.add(Call(49, 49), made)
-    assert np.all(record.arrays()["finite"] == 1)
+    assert np.all(record.arrays()["is_accepted"] == 1)
