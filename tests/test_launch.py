@@ -14,6 +14,7 @@ import yaml
 
 LAUNCH = pathlib.Path(__file__).resolve().parent.parent / "launch"
 TPU, SLURM = LAUNCH / "tpu_vm.sh", LAUNCH / "slurm.sbatch"
+SCRIPTS = [TPU, SLURM, *(LAUNCH.parent / ".ci").iterdir()]
 
 RECORD = """#!/usr/bin/env bash
 printf '%s\\n' "$(basename "$0") $*" >> "$CALLS"
@@ -52,13 +53,13 @@ def run(script, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("script", [TPU, SLURM], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse(script):
     said = subprocess.check_output(["bash", "-n", script], stderr=subprocess.STDOUT)
     assert said == b""
 
 
-@pytest.mark.parametrize("script", [TPU, SLURM], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(script):
     beside = pathlib.Path(sys.executable).with_name("shellcheck")
     found = shutil.which("shellcheck") or (str(beside) if beside.exists() else None)
