@@ -11,7 +11,7 @@ import numpy as np
 from configs import base
 from megjax.data import one_class
 from megjax.evaluation import anomaly
-from megjax.learners import meg
+from megjax.learners import adversarial
 from megjax.networks import dcgan
 
 DIGITS = tuple("0123456789")
@@ -54,7 +54,7 @@ def features(config):
     trunk = dcgan.Trunk(config.width, dtype=base.compute_dtype(config.dtype))
 
     def apply(state, x):
-        params = (state.average or meg.weights(state))["energy"]["trunk"]
+        params = (state.average or adversarial.weights(state))["energy"]["trunk"]
         return trunk.apply({"params": params}, x)
 
     return apply

@@ -1,9 +1,4 @@
-"""What every training method offers, and what those with a generator share.
-
-The functions from `two_players` on take the method's specification (`energy` and
-`generator`, their optimizers, `latent_dim`, `average_decay`) and state (players `energy`
-and `generator`, `average`).
-"""
+"""What every training method offers, and the steps of any player."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +11,7 @@ from flax import struct
 
 from megjax import distributed
 from megjax.samplers.bijectors import Bijector
-from megjax.types import Array, Key, Metrics, PyTree
+from megjax.types import Array, PyTree
 
 
 class Learner(NamedTuple):
@@ -34,6 +29,27 @@ class Learner(NamedTuple):
 
     The last four are None for methods without a generator, without a proposal, and
     where chains move in x itself.
+
+    Names of metrics have a meaning for the training loop: it stops where any metric is
+    not finite, and where one called energy_... (but not energy_..._norm) grows beyond
+    the largest energy that the run allows. So call means of energies energy_..., and
+    nothing else. A terminal shows a few names (`training.metric_writer`); all are
+    written.
+
+    >>> from megjax.learners import meg
+    >>> from megjax.networks import heads, mlp
+    >>> spec = meg.Spec(
+    ...     energy=heads.Energy(mlp.Trunk((8,))),
+    ...     generator=mlp.Generator((8,), output_dim=2),
+    ...     statistics=mlp.Statistics((8, 8)),
+    ...     latent_dim=2,
+    ...     num_energy_updates=1,
+    ... )
+    >>> learner, x = meg.meg(spec), jnp.ones((1, 4, 2))
+    >>> state = learner.init(jax.random.key(0), x[0])
+    >>> state, metrics = learner.step(jax.random.key(1), state, x)
+    >>> learner.sample(jax.random.key(2), state, 3).shape
+    (3, 2)
     """
 
     init: Callable[..., PyTree]
@@ -66,15 +82,6 @@ def player(variables: PyTree, optimizer: optax.GradientTransformation) -> Player
     params = variables["params"]
     rest = {name: v for name, v in variables.items() if name != "params"}
     return Player(params, rest, optimizer.init(params))
-
-
-@struct.dataclass
-class TwoPlayers:
-    """The state of a game of two; `average`: None, or their averaged weights."""
-
-    energy: Player
-    generator: Player
-    average: PyTree = None
 
 
 def updated(
@@ -135,68 +142,6 @@ def microbatches(x: Array, num: int, axis: int = 0) -> Array:
     return distributed.shard(jnp.moveaxis(parts, axis + 1, 0), axis + 1)
 
 
-def two_players(spec: NamedTuple, key: Key, x: Array) -> TwoPlayers:
-    """Fresh players of a game of two for data of the form of x [B, ...]."""
-    key_energy, key_generator = jax.random.split(key)
-    z = jnp.zeros((len(x), spec.latent_dim))
-    generator = spec.generator.init(key_generator, z, train=False)
-    state = TwoPlayers(
-        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
-        generator=player(generator, spec.generator_optimizer),
-    )
-    return state.replace(average=weights(state)) if spec.average_decay else state
-
-
-def latents(spec: NamedTuple, key: Key, num: int) -> Array:
-    """Draws of the Gaussian prior [num, k], split over devices at the global shape."""
-    return distributed.shard(jax.random.normal(key, (num, spec.latent_dim)))
-
-
-def energy_updates(
-    update: Callable, spec: NamedTuple, key: Key, state: PyTree, x: Array
-) -> tuple[PyTree, Metrics]:
-    """An update of the energy for each batch of x [K, B, ...], one after the other.
-
-    update: (spec, key, state, x [B, ...]) -> (state, metrics); the last ones count.
-    Unrolled: convolutions inside a loop are slow on CPU.
-    """
-    for key_update, batch in zip(jax.random.split(key, len(x)), x):
-        state, metrics = update(spec, key_update, state, batch)
-    return state, metrics
-
-
-def generated(
-    spec: NamedTuple, generator: Player, params: PyTree, z: Array
-) -> tuple[Array, Player]:
-    """Training-mode samples, and the generator with its batch statistics moved on.
-
-    As in the reference code every forward pass moves the statistics, those that only
-    make negatives included.
-    """
-    x, variables = spec.generator.apply(
-        {"params": params, **generator.variables},
-        z,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    return x, generator.replace(variables=generator.variables | variables)
-
-
-def weights(state: PyTree) -> PyTree:
-    """The weights that are averaged: those a trained model needs."""
-    return {"energy": state.energy.params, "generator": state.generator.params}
-
-
-def averaged(spec: NamedTuple, state: PyTree) -> PyTree:
-    """The state with its averages moved on by one iteration, where it has them."""
-    if state.average is None:
-        return state
-    rate = 1 - spec.average_decay
-    return state.replace(
-        average=optax.incremental_update(weights(state), state.average, rate)
-    )
-
-
 def norm(tree: PyTree) -> Array:
     """Euclidean norm of all leaves together: [].
 
@@ -205,31 +150,3 @@ def norm(tree: PyTree) -> Array:
     """
     dot = partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
     return jnp.sqrt(sum(dot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
-
-
-def weight_norms(state: PyTree) -> Metrics:
-    """Euclidean norm of all weights of each player."""
-    return {
-        f"{name}_weight_norm": norm(value.params)
-        for name, value in vars(state).items()
-        if isinstance(value, Player)
-    }
-
-
-def generate(spec: NamedTuple, state: PyTree, z: Array) -> Array:
-    """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
-    params = (state.average or weights(state))["generator"]
-    return spec.generator.apply(
-        {"params": params, **state.generator.variables}, z, train=False
-    )
-
-
-def sample(spec: NamedTuple, key: Key, state: PyTree, num: int) -> Array:
-    """Samples of the generator [num, ...]."""
-    return generate(spec, state, latents(spec, key, num))
-
-
-def energy(spec: NamedTuple, state: PyTree, x: Array) -> Array:
-    """E(x) of every example: [B, ...] -> [B]."""
-    params = (state.average or weights(state))["energy"]
-    return spec.energy.apply({"params": params}, x)

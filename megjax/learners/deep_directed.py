@@ -7,7 +7,6 @@ normalisation's scales.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,20 +15,9 @@ import optax
 from flax import linen
 
 from megjax import losses
-from megjax.learners import base
-from megjax.learners.base import (
-    Learner,
-    Player,
-    TwoPlayers,
-    averaged,
-    energy,
-    energy_updates,
-    latents,
-    norm,
-    two_players,
-    updated,
-    weight_norms,
-)
+from megjax.learners import adversarial, base
+from megjax.learners.adversarial import TwoPlayers
+from megjax.learners.base import Learner, Player
 from megjax.types import Array, Key, Metrics, PyTree
 
 
@@ -40,7 +28,7 @@ def no_entropy(params: PyTree) -> Array:
 
 
 def batch_norm_entropy(params: PyTree) -> Array:
-    """`objectives.batch_norm_entropy` of a generator's weights, as in the arXiv text.
+    """`losses.batch_norm_entropy` of a generator's weights, as in the arXiv text.
 
     Raises ValueError where the generator has no batch normalisation.
     """
@@ -86,15 +74,7 @@ def deep_directed(spec: Spec) -> Learner:
     Its latents z are standard normals, whose distribution function makes the uniform
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
     """
-    return Learner(
-        init=partial(two_players, spec),
-        step=partial(step, spec),
-        sample=partial(sample, spec),
-        energy=partial(energy, spec),
-        num_batches=spec.num_energy_updates,
-        latents=partial(latents, spec),
-        generate=partial(generate, spec),
-    )
+    return adversarial.assembled(spec, step=step, sample=sample, generate=generate)
 
 
 def uniform(spec: Spec, z: Array) -> Array:
@@ -104,20 +84,20 @@ def uniform(spec: Spec, z: Array) -> Array:
 
 def generate(spec: Spec, state: TwoPlayers, z: Array) -> Array:
     """Samples [B, ...] of latents z [B, k], with running batch statistics."""
-    return base.generate(spec, state, uniform(spec, z))
+    return adversarial.generate(spec, state, uniform(spec, z))
 
 
 def sample(spec: Spec, key: Key, state: TwoPlayers, num: int) -> Array:
     """Samples of the generator [num, ...]."""
-    return generate(spec, state, latents(spec, key, num))
+    return generate(spec, state, adversarial.latents(spec, key, num))
 
 
 def generated(
     spec: Spec, key: Key, generator: Player, params: PyTree, num: int
 ) -> tuple[Array, Player]:
     """Fresh training-mode samples [num, ...], and the generator moved on."""
-    u = uniform(spec, latents(spec, key, num))
-    return base.generated(spec, generator, params, u)
+    u = uniform(spec, adversarial.latents(spec, key, num))
+    return adversarial.generated(spec, generator, params, u)
 
 
 def step(
@@ -127,11 +107,14 @@ def step(
 
     Updates alternate, each with fresh latents.
     """
-    key_energy, key_generator = jax.random.split(key)
-    state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
-    state, entropy = generator_update(spec, key_generator, state, x.shape[1])
-    state = averaged(spec, state)
-    return state, contrast | entropy | weight_norms(state)
+    return adversarial.step(
+        spec,
+        key,
+        state,
+        x,
+        energy_update=energy_update,
+        generator_update=generator_update,
+    )
 
 
 def energy_update(
@@ -143,9 +126,8 @@ def energy_update(
     )
 
     def loss(params):
-        energy_fn = partial(spec.energy.apply, {"params": params})
-        real, penalised = _energies(spec, energy_fn, x)
-        energy_fake = energy_fn(fake)
+        real, penalised = _energies(spec, params, x)
+        energy_fake = spec.energy.apply({"params": params}, fake)
         return losses.energy_contrast(penalised, energy_fake), {
             "energy_real": jnp.mean(real),
             "energy_fake": jnp.mean(energy_fake),
@@ -153,18 +135,20 @@ def energy_update(
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
-    metrics["energy_gradient_norm"] = norm(gradient)
+    metrics["energy_gradient_norm"] = base.norm(gradient)
     return state.replace(
-        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
     ), metrics
 
 
-def _energies(spec: Spec, energy_fn: Callable, x: Array) -> tuple[Array, Array]:
+def _energies(spec: Spec, params: PyTree, x: Array) -> tuple[Array, Array]:
     """Energies of data and penalised energies [B]; the penalty costs two passes."""
     if not spec.score_weight:
-        return (energy_fn(x),) * 2
-    real, _, penalised = losses.penalised_energy(energy_fn, x, spec.score_weight)
+        return (spec.energy.apply({"params": params}, x),) * 2
+    real, _, penalised = losses.penalised_energy(
+        spec.energy, params, x, spec.score_weight
+    )
     return real, penalised
 
 
@@ -185,8 +169,8 @@ def generator_update(
     gradient, (generator, entropy) = jax.grad(loss, has_aux=True)(
         state.generator.params
     )
-    generator = updated(generator, gradient, spec.generator_optimizer)
+    generator = base.updated(generator, gradient, spec.generator_optimizer)
     return state.replace(generator=generator), {
         "entropy": entropy,
-        "generator_gradient_norm": norm(gradient),
+        "generator_gradient_norm": base.norm(gradient),
     }

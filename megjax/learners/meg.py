@@ -15,24 +15,8 @@ from flax import linen, struct
 
 from megjax import losses
 from megjax.data import order
-from megjax.learners.base import (
-    Learner,
-    Player,
-    averaged,
-    energy,
-    energy_updates,
-    generate,
-    generated,
-    latents,
-    mean_gradient,
-    norm,
-    player,
-    sample,
-    updated,
-    weight_norms,
-    weights,
-)
-from megjax.networks import piecewise
+from megjax.learners import adversarial, base
+from megjax.learners.base import Learner, Player
 from megjax.samplers import latent, mala
 from megjax.samplers.kernel import chain
 from megjax.types import Array, Key, Metrics, PyTree
@@ -130,15 +114,7 @@ class State:
 
 def meg(spec: Spec) -> Learner:
     """The learner of a specification."""
-    return Learner(
-        init=partial(init, spec),
-        step=partial(step, spec),
-        sample=partial(sample, spec),
-        energy=partial(energy, spec),
-        num_batches=spec.num_energy_updates,
-        latents=partial(latents, spec),
-        generate=partial(generate, spec),
-    )
+    return adversarial.assembled(spec, init=init, step=step)
 
 
 def init(spec: Spec, key: Key, x: Array) -> State:
@@ -148,24 +124,24 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     generator = spec.generator.init(key_generator, z, train=False)
     statistics = spec.statistics.init(key_statistics, x, z[None])
     state = State(
-        energy=player(spec.energy.init(key_energy, x), spec.energy_optimizer),
-        generator=player(generator, spec.generator_optimizer),
-        statistics=player(statistics, spec.statistics_optimizer),
+        energy=base.player(spec.energy.init(key_energy, x), spec.energy_optimizer),
+        generator=base.player(generator, spec.generator_optimizer),
+        statistics=base.player(statistics, spec.statistics_optimizer),
     )
-    return state.replace(average=weights(state)) if spec.average_decay else state
+    return adversarial.with_average(spec, state)
 
 
 def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
-    key_energy, key_generator = jax.random.split(key)
-    if spec.generator_first:
-        state, entropy = generator_update(spec, key_generator, state, x.shape[1])
-        state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
-    else:
-        state, contrast = energy_updates(energy_update, spec, key_energy, state, x)
-        state, entropy = generator_update(spec, key_generator, state, x.shape[1])
-    state = averaged(spec, state)
-    return state, contrast | entropy | weight_norms(state)
+    return adversarial.step(
+        spec,
+        key,
+        state,
+        x,
+        energy_update=energy_update,
+        generator_update=generator_update,
+        generator_first=spec.generator_first,
+    )
 
 
 def energy_update(
@@ -177,13 +153,17 @@ def energy_update(
     micro-batches.
     """
     key_latents, key_refinement = jax.random.split(key)
-    z = latents(spec, key_latents, len(x))
+    z = adversarial.latents(spec, key_latents, len(x))
     if spec.refinement:
         z = refined(spec, key_refinement, state, z)
-    fake, generator = generated(spec, state.generator, state.generator.params, z)
+    fake, generator = adversarial.generated(
+        spec, state.generator, state.generator.params, z
+    )
 
     def loss(params, x, fake):
-        real, squared_score, penalised = penalised_energy(spec, params, x)
+        real, squared_score, penalised = losses.penalised_energy(
+            spec.energy, params, x, spec.score_weight
+        )
         energy_fake = spec.energy.apply({"params": params}, fake)
         return losses.energy_contrast(penalised, energy_fake), {
             "energy_real": jnp.mean(real),
@@ -191,23 +171,15 @@ def energy_update(
             "squared_score": jnp.mean(squared_score),
         }
 
-    gradient, metrics = mean_gradient(
+    gradient, metrics = base.mean_gradient(
         loss, state.energy.params, (x, fake), spec.num_microbatches
     )
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
-    metrics["energy_gradient_norm"] = norm(gradient)
+    metrics["energy_gradient_norm"] = base.norm(gradient)
     return state.replace(
-        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
     ), metrics
-
-
-def penalised_energy(spec: Spec, params: PyTree, x: Array) -> tuple[Array, ...]:
-    """Energies, squared scores and the penalised energies of data: three of [B]."""
-    if getattr(spec.energy, "piecewise_linear", False):
-        return piecewise.penalised_energy(spec.energy, params, x, spec.score_weight)
-    energy_fn = partial(spec.energy.apply, {"params": params})
-    return losses.penalised_energy(energy_fn, x, spec.score_weight)
 
 
 def generator_update(
@@ -218,12 +190,14 @@ def generator_update(
     They minimise the same cross-entropy, so one backward pass serves both.
     """
     key_latents, key_pairs = jax.random.split(key)
-    z = latents(spec, key_latents, num)
+    z = adversarial.latents(spec, key_latents, num)
     pairs = jax.random.split(key_pairs, spec.num_marginals)
     independent = jax.vmap(spec.pairing, (0, None))(pairs, z)
 
     def loss(params, z, independent):
-        x, generator = generated(spec, state.generator, params["generator"], z)
+        x, generator = adversarial.generated(
+            spec, state.generator, params["generator"], z
+        )
         logits = spec.statistics.apply(
             {"params": params["statistics"]}, x, jnp.concatenate([z[None], independent])
         )
@@ -236,20 +210,22 @@ def generator_update(
         "generator": state.generator.params,
         "statistics": state.statistics.params,
     }
-    gradient, (variables, information) = mean_gradient(
+    gradient, (variables, information) = base.mean_gradient(
         loss, params, (z, independent), spec.num_microbatches, axes=(0, 1)
     )
     generator = state.generator.replace(variables=variables)
     state = state.replace(
-        generator=updated(generator, gradient["generator"], spec.generator_optimizer),
-        statistics=updated(
+        generator=base.updated(
+            generator, gradient["generator"], spec.generator_optimizer
+        ),
+        statistics=base.updated(
             state.statistics, gradient["statistics"], spec.statistics_optimizer
         ),
     )
     return state, {
         "information": information,
-        "generator_gradient_norm": norm(gradient["generator"]),
-        "statistics_gradient_norm": norm(gradient["statistics"]),
+        "generator_gradient_norm": base.norm(gradient["generator"]),
+        "statistics_gradient_norm": base.norm(gradient["statistics"]),
     }
 
 
@@ -260,7 +236,7 @@ def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
     """
     state = state.replace(average=None)
     log_density = latent.log_density(
-        lambda z: energy(spec, state, generate(spec, state, z)),
+        lambda z: adversarial.energy(spec, state, adversarial.generate(spec, state, z)),
         inverse_temperature=spec.refinement.inverse_temperature,
         prior="gaussian",
     )

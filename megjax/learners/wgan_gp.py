@@ -14,36 +14,23 @@ import optax
 from flax import linen
 
 from megjax import distributed, losses
-from megjax.learners.base import (
-    Learner,
-    TwoPlayers,
-    averaged,
-    energy,
-    energy_updates,
-    generate,
-    generated,
-    latents,
-    mean_gradient,
-    norm,
-    sample,
-    two_players,
-    updated,
-    weight_norms,
-)
+from megjax.learners import adversarial, base
+from megjax.learners.adversarial import TwoPlayers
+from megjax.learners.base import Learner
 from megjax.types import Array, Key, Metrics
 
 
 def between(key: Key, real: Array, fake: Array) -> Array:
     """Points on the lines from samples to data, one coefficient each: [B, ...]."""
     shape = (len(real),) + (1,) * (real.ndim - 1)
-    share = distributed.shard(jax.random.uniform(key, shape, real.dtype))
-    return fake + share * (real - fake)
+    fraction = distributed.shard(jax.random.uniform(key, shape, real.dtype))
+    return fake + fraction * (real - fake)
 
 
 def between_elements(key: Key, real: Array, fake: Array) -> Array:
     """Points in the boxes between them, one coefficient per element: [B, ...]."""
-    share = distributed.shard(jax.random.uniform(key, real.shape, real.dtype))
-    return fake + share * (real - fake)
+    fraction = distributed.shard(jax.random.uniform(key, real.shape, real.dtype))
+    return fake + fraction * (real - fake)
 
 
 class Penalty(NamedTuple):
@@ -89,26 +76,21 @@ class Spec(NamedTuple):
 
 def wgan_gp(spec: Spec) -> Learner:
     """The learner of a specification."""
-    return Learner(
-        init=partial(two_players, spec),
-        step=partial(step, spec),
-        sample=partial(sample, spec),
-        energy=partial(energy, spec),
-        num_batches=spec.num_energy_updates,
-        latents=partial(latents, spec),
-        generate=partial(generate, spec),
-    )
+    return adversarial.assembled(spec, step=step)
 
 
 def step(
     spec: Spec, key: Key, state: TwoPlayers, x: Array
 ) -> tuple[TwoPlayers, Metrics]:
     """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
-    key_energy, key_generator = jax.random.split(key)
-    state, found = energy_updates(energy_update, spec, key_energy, state, x)
-    state, slope = generator_update(spec, key_generator, state, x.shape[1])
-    state = averaged(spec, state)
-    return state, found | slope | weight_norms(state)
+    return adversarial.step(
+        spec,
+        key,
+        state,
+        x,
+        energy_update=energy_update,
+        generator_update=generator_update,
+    )
 
 
 def energy_update(
@@ -120,15 +102,17 @@ def energy_update(
     micro-batches.
     """
     key_latents, key_interpolation = jax.random.split(key)
-    z = latents(spec, key_latents, len(x))
-    fake, generator = generated(spec, state.generator, state.generator.params, z)
+    z = adversarial.latents(spec, key_latents, len(x))
+    fake, generator = adversarial.generated(
+        spec, state.generator, state.generator.params, z
+    )
     points = spec.penalty.interpolation(key_interpolation, x, fake)
 
     def loss(params, x, fake, points):
         energy_fn = partial(spec.energy.apply, {"params": params})
         energy_real, energy_fake = energy_fn(x), energy_fn(fake)
         contrast = losses.energy_contrast(energy_real, energy_fake)
-        slope, penalty = losses.gradient_penalty(
+        _, slope, penalty = losses.gradient_penalty(
             energy_fn, points, spec.penalty.deviation, spec.penalty_weight
         )
         return contrast + jnp.mean(penalty), {
@@ -140,12 +124,12 @@ def energy_update(
             "slope_norm": jnp.mean(losses.norms(slope)),
         }
 
-    gradient, metrics = mean_gradient(
+    gradient, metrics = base.mean_gradient(
         loss, state.energy.params, (x, fake, points), spec.num_microbatches
     )
-    metrics["energy_gradient_norm"] = norm(gradient)
+    metrics["energy_gradient_norm"] = base.norm(gradient)
     return state.replace(
-        energy=updated(state.energy, gradient, spec.energy_optimizer),
+        energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
     ), metrics
 
@@ -154,18 +138,18 @@ def generator_update(
     spec: Spec, key: Key, state: TwoPlayers, num: int
 ) -> tuple[TwoPlayers, Metrics]:
     """One descent of E at samples (lines 11 and 12)."""
-    z = latents(spec, key, num)
+    z = adversarial.latents(spec, key, num)
 
     def loss(params, z):
-        x, generator = generated(spec, state.generator, params, z)
+        x, generator = adversarial.generated(spec, state.generator, params, z)
         energy_fake = spec.energy.apply({"params": state.energy.params}, x)
         return jnp.mean(energy_fake), generator.variables
 
-    gradient, variables = mean_gradient(
+    gradient, variables = base.mean_gradient(
         loss, state.generator.params, (z,), spec.num_microbatches
     )
     generator = state.generator.replace(variables=variables)
-    generator = updated(generator, gradient, spec.generator_optimizer)
+    generator = base.updated(generator, gradient, spec.generator_optimizer)
     return state.replace(generator=generator), {
-        "generator_gradient_norm": norm(gradient)
+        "generator_gradient_norm": base.norm(gradient)
     }

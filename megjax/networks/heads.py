@@ -19,7 +19,7 @@ class Energy(linen.Module):
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether `piecewise.penalised_energy` may be used."""
+        """Whether `losses.penalised_energy` may take its shortcut."""
         return getattr(self.trunk, "piecewise_linear", False)
 
     @linen.compact

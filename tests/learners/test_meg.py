@@ -15,7 +15,7 @@ import pytest
 from trees import close, furthest
 
 from megjax import losses
-from megjax.learners import base, meg
+from megjax.learners import adversarial, meg
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
@@ -158,7 +158,7 @@ def test_printed_order_updates_the_energy_first(x):
     state, after, _ = trained(second, x)
     # With the energy updated first the negatives come from the old generator.
     key_energy, key_generator = jax.random.split(jax.random.key(1))
-    updates = functools.partial(base.energy_updates, meg.energy_update, first)
+    updates = functools.partial(adversarial.energy_updates, meg.energy_update, first)
     expected, _ = jax.jit(updates)(key_energy, state, x)
     expected, _ = jax.jit(functools.partial(meg.generator_update, first, num=16))(
         key_generator, expected
@@ -181,7 +181,7 @@ def test_metrics_describe_the_last_update(x):
     norm = np.sqrt(sum(np.sum(p**2) for p in jax.tree.leaves(after.energy.params)))
     np.testing.assert_allclose(metrics["energy_weight_norm"], norm, rtol=1e-12)
     state, _, metrics = trained(spec(), x)
-    energy_fn = lambda x: meg.energy(spec(), state, x)
+    energy_fn = lambda x: adversarial.energy(spec(), state, x)
     _, metrics = meg.energy_update(spec(), jax.random.key(0), state, x[0])
     squared = jnp.mean(losses.squared_score(energy_fn, x[0]))
     np.testing.assert_allclose(metrics["squared_score"], squared, rtol=1e-9)
@@ -211,8 +211,10 @@ def test_samples_use_running_statistics(x):
     chosen = spec(generator=Generator(normalise=True))
     _, after, _ = trained(chosen, x)
     z = jax.random.normal(jax.random.key(3), (6, 3))
-    together = meg.generate(chosen, after, z)
-    alone = jnp.concatenate([meg.generate(chosen, after, row[None]) for row in z])
+    together = adversarial.generate(chosen, after, z)
+    alone = jnp.concatenate(
+        [adversarial.generate(chosen, after, row[None]) for row in z]
+    )
     np.testing.assert_allclose(together, alone, rtol=1e-10)
 
 
@@ -256,7 +258,9 @@ def test_running_averages_are_what_the_model_uses(x):
     chosen = spec(average_decay=0.9)
     state, after, _ = trained(chosen, x)
     expected = jax.tree.map(
-        lambda a, b: 0.9 * a + 0.1 * b, meg.weights(state), meg.weights(after)
+        lambda a, b: 0.9 * a + 0.1 * b,
+        adversarial.weights(state),
+        adversarial.weights(after),
     )
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-12),
@@ -267,9 +271,9 @@ def test_running_averages_are_what_the_model_uses(x):
     generated = chosen.generator.apply(
         {"params": expected["generator"]}, z, train=False
     )
-    np.testing.assert_allclose(meg.generate(chosen, after, z), generated)
+    np.testing.assert_allclose(adversarial.generate(chosen, after, z), generated)
     energies = chosen.energy.apply({"params": expected["energy"]}, x[0])
-    np.testing.assert_allclose(meg.energy(chosen, after, x[0]), energies)
+    np.testing.assert_allclose(adversarial.energy(chosen, after, x[0]), energies)
 
 
 @pytest.mark.slow
@@ -281,7 +285,8 @@ def test_refined_negatives_have_lower_energy(x):
     z = jax.random.normal(jax.random.key(0), (256, 3))
     moved = jax.jit(functools.partial(meg.refined, chosen))(jax.random.key(1), state, z)
     energies = [
-        meg.energy(chosen, state, meg.generate(chosen, state, v)) for v in (z, moved)
+        adversarial.energy(chosen, state, adversarial.generate(chosen, state, v))
+        for v in (z, moved)
     ]
     assert jnp.mean(energies[1]) < jnp.mean(energies[0])
     assert np.all(np.isfinite(list(metrics.values())))

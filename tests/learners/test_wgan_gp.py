@@ -14,7 +14,7 @@ import pytest
 from trees import close, furthest
 
 from megjax import distributed
-from megjax.learners import wgan_gp
+from megjax.learners import adversarial, wgan_gp
 from megjax.networks import heads, mlp
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
@@ -223,7 +223,7 @@ def test_a_trained_critic_finds_the_distance_and_the_sign():
     assert found["wasserstein"] / found["slope_norm"] == pytest.approx(2.0, rel=0.1)
     assert 1 <= found["slope_norm"] < 1.3
     noise = jax.random.normal(jax.random.key(3), (256, 1))
-    at_data, at_noise = (wgan_gp.energy(chosen, state, x) for x in (real, noise))
+    at_data, at_noise = (adversarial.energy(chosen, state, x) for x in (real, noise))
     assert np.mean(at_data) < np.mean(at_noise) - 1
     assert np.mean(at_data < np.median(at_noise)) > 0.95
 
@@ -260,8 +260,8 @@ def test_running_averages_are_what_the_model_uses():
         )
     )
     assert np.all(offset != 0)
-    close(wgan_gp.energy(chosen, after, x[0]), x[0] @ w)
-    close(wgan_gp.generate(chosen, after, x[0]), x[0] + offset)
+    close(adversarial.energy(chosen, after, x[0]), x[0] @ w)
+    close(adversarial.generate(chosen, after, x[0]), x[0] + offset)
 
 
 def test_the_step_is_traced_once():

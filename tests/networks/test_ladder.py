@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from megjax import losses
 from megjax.learners import meg
-from megjax.networks import heads, ladder, piecewise
+from megjax.networks import heads, ladder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -99,11 +100,11 @@ def test_recomputation_changes_nothing_but_memory(float64):
         energy = heads.Energy(ladder.Trunk(8, remat=remat, **settings))
         generator = ladder.Generator(16, 8, 1, remat=remat, **settings)
 
-        def losses(params, energy=energy, generator=generator):
+        def loss(params, energy=energy, generator=generator):
             trained, variables = generator.apply(
                 params["generator"], z, train=True, mutable=["batch_stats"]
             )
-            penalised = piecewise.penalised_energy(energy, params["energy"], x, 0.3)
+            penalised = losses.penalised_energy(energy, params["energy"], x, 0.3)
             fake = energy.apply({"params": params["energy"]}, trained)
             return jnp.mean(penalised[2]) - jnp.mean(fake), (variables, penalised[:2])
 
@@ -111,9 +112,9 @@ def test_recomputation_changes_nothing_but_memory(float64):
             "energy": energy.init(KEY, x)["params"],
             "generator": generator.init(KEY, z, train=False),
         }
-        text = str(jax.make_jaxpr(jax.grad(losses, has_aux=True))(params))
+        text = str(jax.make_jaxpr(jax.grad(loss, has_aux=True))(params))
         assert ("remat" in text or "checkpoint" in text) == remat
-        found.append((params, jax.jit(jax.grad(losses, has_aux=True))(params)))
+        found.append((params, jax.jit(jax.grad(loss, has_aux=True))(params)))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         # Parameters and batch statistics are float32 whatever the rest is, and all
         # else depends on them.
