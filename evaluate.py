@@ -10,11 +10,13 @@ import pathlib
 from absl import flags
 
 from megjax import app
+from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 ONLY = flags.DEFINE_list("only", [], "Names of evaluations; default all.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the config; repeatable.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
+CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
 OUT = flags.DEFINE_string("out", None, "Directory; default evaluation/ in the run.")
 
 
@@ -25,11 +27,13 @@ def main() -> None:
     """
     # Imported after the flags, so that --help and mistakes answer at once.
     from megjax import distributed
-    from megjax.training import evaluate, experiment, loop
+    from megjax.training import evaluate, loop
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "evaluation")
-    restored = loop.restore(workdir, SET.value)
+    restored = loop.restore(
+        workdir, SET.value, recipe=experiment.own_recipe(CONFIG.value)
+    )
     if not distributed.is_main():
         return
     reports = evaluate.evaluate(restored, ONLY.value, out, seed=SEED.value)

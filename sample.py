@@ -15,6 +15,7 @@ import sys
 from absl import flags
 
 from megjax import app
+from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain.")
@@ -42,6 +43,7 @@ KERNEL = flags.DEFINE_enum(
 PROPOSAL = flags.DEFINE_string("proposal", None, "Run that trained a neural kernel.")
 NUM = flags.DEFINE_integer("num", 64, "Samples, one chain each.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
+CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
 OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
 
 
@@ -63,9 +65,9 @@ def kernel(restored, proposal):
                 "--kernel=gibbs sweeps the units themselves: use --space=data and "
                 "--inverse_temperature=1"
             )
-        return draw.trained(restored.experiment.learner, restored.state), None
+        return draw.trained(restored.learner, restored.state), None
     if KERNEL.value == "neural":
-        return draw.trained(proposal.experiment.learner, proposal.state), None
+        return draw.trained(proposal.learner, proposal.state), None
     module = {"mala": mala, "rwm": rwm, "hmc": hmc}[KERNEL.value]
     return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
 
@@ -103,11 +105,12 @@ def main() -> int:
 
     from megjax import distributed
     from megjax.sampling import draw, store, trace
-    from megjax.training import experiment, loop
+    from megjax.training import loop
 
     workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = pathlib.Path(OUT.value or workdir / "samples")
-    restored = proposal = loop.restore(workdir)
+    recipe = experiment.own_recipe(CONFIG.value)
+    restored = proposal = loop.restore(workdir, recipe=recipe)
     if KERNEL.value == "neural" and PROPOSAL.value:
         proposal = loop.restore(pathlib.Path(PROPOSAL.value))
     if not distributed.is_main():
@@ -125,7 +128,7 @@ def main() -> int:
         try:
             walk = draw.run(
                 jax.random.key(SEED.value),
-                restored.experiment.learner,
+                restored.learner,
                 restored.state,
                 space=SPACE.value,
                 num=NUM.value,

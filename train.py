@@ -1,6 +1,6 @@
 """Trains the experiment of a config: python train.py --config=configs/mnist.py
 
-Any field is overridden with --config.field=value. The run lives in --workdir (default
+--config=mnist names the same one. Any field is overridden with --config.field=value. The run lives in --workdir (default
 runs/NAME); started again, it resumes there.
 """
 
@@ -8,13 +8,11 @@ import pathlib
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from megjax import app
+from megjax.training import experiment
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, path[:argument]."
-)
+CONFIG = experiment.define_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; default runs/NAME.")
 FLAGS = flags.FLAGS
 
@@ -22,13 +20,14 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Builds the experiment and trains it; the exit status."""
     # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax.training import experiment, loop
+    from megjax.training import loop
 
-    config_file = experiment.portable(FLAGS["config"].config_filename)
-    workdir = pathlib.Path(WORKDIR.value or f"runs/{experiment.name(config_file)}")
+    config_file = FLAGS["config"].config_filename
+    workdir = pathlib.Path(WORKDIR.value or experiment.directory(config_file))
+    name = experiment.name(config_file)
     config = CONFIG.value
     try:
-        loop.train(config, experiment.built(config), workdir, config_file=config_file)
+        loop.train(config, experiment.build(config), workdir, name=name)
     except loop.Stopped as stopped:
         print(f"{stopped}; the same command resumes", file=sys.stderr)
         return 128 + stopped.number

@@ -88,7 +88,7 @@ def main() -> int:
     # The reference's for KDD99; for others as many are flagged as are anomalous.
     quantile = 0.8 if "scale" in config else 1 - prevalence
     record = {
-        "config": experiment.portable(FLAGS["config"].config_filename),
+        "config": experiment.name(FLAGS["config"].config_filename),
         "prevalence": prevalence,
         "minimum_auprc": anomaly.minimum_auprc(prevalence),
         "quantile": quantile,

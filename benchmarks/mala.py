@@ -27,7 +27,9 @@ def main() -> int:
     built = config.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         key = loop.keys(config.train.seed).init
-        state = loop.initial_state(built.learner, built.data, config.batch_size, key)
+        state = loop.initial_state(
+            built.learner, built.data.shape, config.batch_size, key
+        )
     ours, theirs = [], []
     seconds_per_step(built.learner, state)
     for _ in range(peer.REPEATS.value):

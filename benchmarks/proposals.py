@@ -241,7 +241,7 @@ def learned(
     restored = loop.restore(workdir)
     flow = restored.config.proposal
     num_gradients = networks.num_gradients(flow.gradient, flow.flow_steps)
-    sampler = restored.experiment.learner.kernel(restored.state, target.log_density)
+    sampler = restored.learner.kernel(restored.state, target.log_density)
     keys = jax.random.split(key)
     starts = targets.starts(target, keys[0], settings.num_chains)
     if target.sample is None and restored.state.positions is not None:

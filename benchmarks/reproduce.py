@@ -64,7 +64,7 @@ class Run(NamedTuple):
         changed = "".join(f"-{k.split('.')[-1]}={v}" for k, v in self.fields.items())
         return (
             pathlib.Path(RUNS.value)
-            / f"{experiment.name(self.config)}{changed}-seed={seed}"
+            / f"{experiment.directory(self.config).name}{changed}-seed={seed}"
         )
 
 
@@ -89,7 +89,7 @@ def trained(run: Run, seed: int = 0) -> pathlib.Path:
 def evaluated(run: Run, name: str, seed: int = 0, **fields) -> dict[str, float]:
     """Metrics of one evaluation of a trained run; fields: of its config, changed."""
     workdir = trained(run, seed)
-    _, values = checkpoint.claimed(workdir)
+    values = checkpoint.claimed(workdir).values
     entry = evaluate.read(workdir / "evaluation").get(name, {})
     if entry.get("step") != values["train"]["num_steps"]:
         changes = [f"--set={field}={value}" for field, value in fields.items()]
@@ -301,7 +301,7 @@ def figure4() -> Iterator[Sequence]:
     full = BUDGET.value == "full"
     workdir = trained(Run("", f"configs/{'celeba' if full else 'mnist_small'}.py"))
     restored = loop.restore(workdir)
-    train = restored.experiment.data
+    train = restored.experiment().data
     some = np.asarray(
         train.take(train.store, np.arange(min(train.num_examples, 10000)))
     )
@@ -312,7 +312,7 @@ def figure4() -> Iterator[Sequence]:
     for name, beta, settings in WALKS:
         walk = draw.run(
             jax.random.key(SEEDS.value or 0),
-            restored.experiment.learner,
+            restored.learner,
             restored.state,
             inverse_temperature=beta,
             **settings,

@@ -169,7 +169,7 @@ def measured(config, built, program, mesh, batch_size: int) -> float:
     """Wall seconds of an iteration."""
     with jax.set_mesh(mesh):
         key = jax.device_put(jax.random.key(0), distributed.replicated(mesh))
-        state = loop.initial_state(built.learner, built.data, batch_size, key)
+        state = loop.initial_state(built.learner, built.data.shape, batch_size, key)
         shape = (built.learner.num_batches, batch_size, *built.data.shape)
         split = jax.NamedSharding(mesh, jax.P(None, distributed.AXIS))
         x = jax.device_put(jnp.zeros(shape), split)

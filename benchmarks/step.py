@@ -37,7 +37,7 @@ def main() -> int:
     built = config.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         record = measured(config, built)
-    record = {"config": experiment.portable(FLAGS["config"].config_filename)} | record
+    record = {"config": experiment.name(FLAGS["config"].config_filename)} | record
     for name, value in record.items():
         print(
             f"{name:32} {value:.5g}"
@@ -52,7 +52,7 @@ def measured(config, built) -> dict[str, float | str | int]:
     """The figures of one config, in seconds, FLOP, bytes and ratios."""
     streams = loop.keys(config.train.seed)
     state = loop.initial_state(
-        built.learner, built.data, config.batch_size, streams.init
+        built.learner, built.data.shape, config.batch_size, streams.init
     )
     shape = (built.learner.num_batches, config.batch_size, *built.data.shape)
     x = jnp.zeros(shape)
@@ -119,7 +119,7 @@ class Loop:
         config.train.num_steps = 2**31 - 2
         key = loop.keys(config.train.seed).init
         self.state = loop.initial_state(
-            built.learner, built.data, config.batch_size, key
+            built.learner, built.data.shape, config.batch_size, key
         )
         self.calls = loop.calls(config, built, 0)
         self.samples = config.batch_size * built.learner.num_batches

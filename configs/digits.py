@@ -7,21 +7,14 @@ Measured: 2 minutes on two CPU cores (6000 iterations); recognisable digits, whi
 the walk sharpens. See RESULTS.md.
 """
 
-from configs import base
-from megjax.data import images
+from megjax.recipes import meg
 
 
 def get_config():
     """Narrow networks that train on two CPU cores in minutes."""
-    config = base.image_config(8)
+    config = meg.image_config("digits")
     config.width = 32
-    config.meg.update(base.in_nats() | {"latent_dim": 16, "score_weight": 0.1})
+    config.meg.update(meg.in_nats() | {"latent_dim": 16, "score_weight": 0.1})
     config.train.num_steps = 6000
     config.train.evaluate_every = 1000
-    config.build = build
     return config
-
-
-def build(config):
-    """MEG on the images that ship with scikit-learn."""
-    return base.image_meg(config, images.digits())

@@ -59,7 +59,7 @@ def get_config():
 def build(config):
     """The sampler of latents; the comparison with MALA and HMC is a protocol."""
     run = trained(config.target)
-    method, state = run.experiment.learner, jax.device_get(run.state)
+    method, state = run.learner, jax.device_get(run.state)
     if method.generate is None:
         raise ValueError(
             f"config.target={config.target!r} has no generator: name the run of a MEG"
@@ -77,7 +77,7 @@ def build(config):
         config, lambda z: log_density_fn(z)[0], method.latents, shape[1:]
     )
     learner = proposal.proposal(spec)
-    data = run.experiment.data
+    data = run.experiment().data
     indices = jnp.arange(min(data.num_examples or 2000, 2000))
     setup = sampler_comparison.Setup(
         log_density_fn,

@@ -10,6 +10,7 @@ LAYERS = {
     "types": 0,
     "errors": 0,
     "extras": 0,
+    "checks": 0,
     "app": 0,
     "distributed": 0,
     "random": 0,

@@ -50,7 +50,7 @@ def test_a_trained_proposal_is_measured(monkeypatch, tmp_path):
     target = targets.gaussian("", np.array([1.0, 4.0]))
     built = proposal_icg.proposal_experiment(config, target)
     state = built.learner.init(jax.random.key(0), np.zeros((4, 2), np.float32))
-    run = loop.Restored(config, built, state, 100)
+    run = loop.Restored(config, built.learner, state, 100, (2,), None)
     monkeypatch.setattr(loop, "restore", {tmp_path: run}.get)
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 100, "iterations_per_second": 25.0}\n'

@@ -24,8 +24,9 @@ def scripts(monkeypatch, tmp_path):
         workdir = tmp_path / "digits-score_weight=2-width=8-seed=3"
         if script == "train.py":
             workdir.mkdir(exist_ok=True)
-            values = {"config_file": "", "values": {"train": {"num_steps": 9}}}
-            (workdir / checkpoint.CONFIG_FILE).write_text(json.dumps(values))
+            values = {"train": {"num_steps": 9}}
+            record = checkpoint.Record("digits", None, (8, 8, 1), values)
+            checkpoint.claim(workdir, record)
         else:
             (workdir / "evaluation").mkdir()
             entry = {"grid": {"step": 9, "metrics": {"a": 1.5}}}

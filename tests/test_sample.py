@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 STUBBED = """
-import os, sys, types
+import os, sys
 import jax, jax.numpy as jnp
 import sample
 from megjax import app
@@ -37,12 +37,11 @@ learner = Learner(
 def kernel(state, log_density_fn, has_aux):
     return mala.mala(log_density_fn, step_size=0.1, has_aux=has_aux)
 
-def restore(workdir):
+def restore(workdir, recipe=None):
     config, made = {}, learner
     if workdir.name == "proposal":
         config, made = {"inverse_temperature": 3.0}, learner._replace(kernel=kernel)
-    built = types.SimpleNamespace(learner=made)
-    return loop.Restored(config, built, jnp.float32(1), 7)
+    return loop.Restored(config, made, jnp.float32(1), 7, (dim,), recipe)
 
 loop.restore = restore
 store.SAVE_SECONDS = float(os.environ.get("SAVE_SECONDS", 60))

@@ -156,7 +156,8 @@ def answers(tmp_path_factory):
     for name in ("other", "damaged", "lost", "empty"):
         (root / name).mkdir()
         values = runs_config() | ({"batch_size": 3} if name == "other" else {})
-        checkpoint.claim(root / name, "configs/toy_8gaussians.py", values)
+        record = checkpoint.Record("toy_8gaussians", None, (2,), values)
+        checkpoint.claim(root / name, record)
         (root / name / "checkpoints/5").mkdir(parents=True)
     (root / "damaged/config.json").write_text("{")
     (root / "lost/config.json").unlink()

@@ -12,7 +12,7 @@ import numpy as np
 
 from megjax import distributed
 from megjax.data.dataset import Dataset
-from megjax.training import loop
+from megjax.training import experiment, loop
 
 NAMES = ("toy_25gaussians", "rbm_digits", "streamed")
 SMALL = {
@@ -46,12 +46,12 @@ def chosen(name, **more):
 def trained(name, folder, devices=None, **more):
     """Trains a name in a folder of its own; the final state."""
     config = chosen(name, **more)
-    built = config.build(config)
+    built = experiment.build(config)
     built = built._replace(evaluations={})
     if name == "streamed":
         built = built._replace(data=streamed())
     workdir = pathlib.Path(folder) / name
-    return loop.train(config, built, workdir, config_file=name, devices=devices)
+    return loop.train(config, built, workdir, name=name, devices=devices)
 
 
 def main(coordinator, num_processes, process_id, folder):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen, struct
 
-from megjax import losses
+from megjax import checks, losses
 from megjax.data import order
 from megjax.learners import adversarial, base
 from megjax.learners.base import Learner, Player
@@ -112,9 +112,23 @@ class State:
     average: PyTree = None
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    for field in ("latent_dim", "num_energy_updates", "num_marginals"):
+        checks.at_least(f"meg.{field}", getattr(spec, field), 1)
+    for field in ("score_weight", "information_weight"):
+        checks.at_least(f"meg.{field}", getattr(spec, field), 0)
+    checks.at_least("meg.num_microbatches", spec.num_microbatches, 1)
+    checks.fraction("meg.average_decay", spec.average_decay)
+    if spec.refinement:
+        checks.at_least("meg.refinement_steps", spec.refinement.num_steps, 1)
+        checks.at_least("meg.refinement_step_size", spec.refinement.step_size, 0)
+    return spec
+
+
 def meg(spec: Spec) -> Learner:
-    """The learner of a specification."""
-    return adversarial.assembled(spec, init=init, step=step)
+    """The learner of a specification. Raises ValueError as `checked` does."""
+    return adversarial.assembled(checked(spec), init=init, step=step)
 
 
 def init(spec: Spec, key: Key, x: Array) -> State:

@@ -27,6 +27,10 @@ from megjax.types import PyTree
 
 LOG = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
+VERSION = 1
+"""Of the form of that file."""
+OLDER = "git checkout 742d0bf"
+"""What reads runs whose record has no version."""
 DIRECTORY = "checkpoints"
 FREE = (
     "data_dir",
@@ -49,6 +53,19 @@ class Saved(NamedTuple):
     step: int
     state: PyTree
     returns: int
+
+
+class Record(NamedTuple):
+    """What config.json of a run holds: data alone, nothing that is run.
+
+    config: name of the config. recipe: as `experiment.recipe_name`. shape: of one
+    example. values: of the config.
+    """
+
+    config: str
+    recipe: str | None
+    shape: tuple[int, ...]
+    values: Mapping[str, Any]
 
 
 class Checkpoints(NamedTuple):
@@ -146,14 +163,16 @@ def finished(checkpoints: Checkpoints) -> None:
         checkpoints.manager.check_for_errors()
 
 
-def restore(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
-    """The newest intact checkpoint; None where there is none at all.
+def restore(
+    checkpoints: Checkpoints, like: PyTree, step: int | None = None
+) -> Saved | None:
+    """The newest intact checkpoint, or that of a step; None where there is none at all.
 
     like: forms of the leaves. Damaged steps are passed over with a warning. Raises
-    ValueError where the saved state has other leaves than `like`, or where every step
-    is damaged.
+    ValueError where the saved state has other leaves than `like`, where every step is
+    damaged, or where there is no such step.
     """
-    found = _newest(checkpoints, like) if checkpoints.manager else None
+    found = _newest(checkpoints, like, step) if checkpoints.manager else None
     numbers = np.int64([found.step, found.returns] if found else [0, 0])
     step, returns = map(int, distributed.broadcast(numbers))
     if not step:
@@ -165,8 +184,15 @@ def restore(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
     return Saved(step, distributed.broadcast(found), returns)
 
 
-def _newest(checkpoints: Checkpoints, like: PyTree) -> Saved | None:
+def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved | None:
     steps = sorted(checkpoints.manager.all_steps(), reverse=True)
+    if only is not None and steps:
+        if only not in steps:
+            kept = ", ".join(map(str, reversed(steps)))
+            raise ValueError(
+                f"there is no checkpoint of step {only}: give one of {kept}"
+            )
+        steps = [only]
     for step in steps:
         try:
             return _restored(checkpoints, step, like)
@@ -201,9 +227,7 @@ def state_digest(state: PyTree) -> str:
     return _combined(digests(state))
 
 
-def claim(
-    workdir: str | pathlib.Path, config_file: str, values: Mapping[str, Any]
-) -> None:
+def claim(workdir: str | pathlib.Path, record: Record) -> None:
     """Records the config of a run, or checks that the run has this one.
 
     Raises ValueError where the directory has checkpoints of another config, naming the
@@ -213,13 +237,13 @@ def claim(
     """
     workdir = pathlib.Path(workdir)
     try:
-        plain = json.loads(json.dumps(values))
+        plain = json.loads(json.dumps(record._asdict()))
     except TypeError as error:
         raise ValueError(
             f"the config has a field that is no plain value ({error}): give numbers, "
             "text, lists and groups of them"
         ) from error
-    given = {"config_file": config_file, "values": plain}
+    given = {"version": VERSION} | plain
     if not distributed.agree(json.dumps(given, sort_keys=True)):
         raise ValueError(
             f"process {jax.process_index()} was started with another config than "
@@ -229,10 +253,11 @@ def claim(
         return
     path = workdir / CONFIG_FILE
     if _steps(workdir / DIRECTORY):
-        saved_file, saved = _claimed(workdir)
-        found = difference(saved, given["values"])
-        if saved_file != config_file:
-            found = f"config: the run has {saved_file}, given {config_file}"
+        saved = _claimed(workdir)
+        found = difference(saved["values"], given["values"])
+        for field in ("shape", "recipe", "config"):
+            if saved[field] != given[field]:
+                found = f"{field}: the run has {saved[field]}, given {given[field]}"
         if found:
             raise ValueError(
                 f"{workdir} holds a run with another config ({found}): "
@@ -243,24 +268,25 @@ def claim(
         atomic.replace(path, lambda file: file.write(text.encode()))
 
 
-def claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
-    """(config file, values) of the run in a directory, as the main process sees it.
+def claimed(workdir: str | pathlib.Path) -> Record:
+    """The record of the run in a directory, as the main process sees it.
 
     Raises FileNotFoundError where there is no run, ValueError where its record is
-    damaged.
+    damaged, or of another version of megjax.
     """
     text = json.dumps(_claimed(workdir)) if distributed.is_main() else ""
-    config_file, values = json.loads(distributed.broadcast_text(text))
-    return config_file, values
+    saved = json.loads(distributed.broadcast_text(text))
+    return Record(
+        saved["config"], saved["recipe"], tuple(saved["shape"]), saved["values"]
+    )
 
 
-def _claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
+def _claimed(workdir: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(workdir) / CONFIG_FILE
     try:
         saved = json.loads(path.read_text())
-        config_file, values = saved["config_file"], saved["values"]
-        if not isinstance(config_file, str) or not isinstance(values, dict):
-            raise ValueError("it holds no config")  # noqa: TRY004
+        if not _is_record(saved):
+            raise ValueError("it holds no config")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is missing, so {workdir} is no run: name another with --workdir"
@@ -269,7 +295,27 @@ def _claimed(workdir: str | pathlib.Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"{path} is damaged ({_cause(error)}): restore it, or use another --workdir"
         ) from error
-    return config_file, values
+    if saved.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is of another version of megjax: train again, or read it with the "
+            f"version that wrote it ({'a newer one' if 'version' in saved else OLDER})"
+        )
+    return saved
+
+
+def _is_record(saved: Any) -> bool:
+    """Whether what JSON gave has the form of a record of any version."""
+    if "version" not in saved:
+        return isinstance(saved["config_file"], str)
+    shape = saved["shape"]
+    return (
+        type(saved["version"]) is int
+        and isinstance(saved["config"], str)
+        and isinstance(saved["recipe"], str | None)
+        and isinstance(saved["values"], dict)
+        and isinstance(shape, list)
+        and all(type(size) is int and 0 < size < 2**31 for size in shape)
+    )
 
 
 def _cause(error: Exception) -> str:

@@ -25,7 +25,7 @@ def chosen(experiment: Experiment, names: Iterable[str]) -> dict[str, Evaluation
     """
     known = {**experiment.evaluations, **experiment.protocols}
     if not known:
-        raise ValueError("the run's config names no evaluation: add one to its build")
+        raise ValueError("the run's config names no evaluation: add one to its recipe")
     for name in names:
         if name not in known:
             raise ValueError(
@@ -43,7 +43,7 @@ def evaluate(
     NAME_PICTURE.png. seed: of everything random; the same for every evaluation.
     Raises at once what `chosen` and `read` do, and OSError where `out` cannot be.
     """
-    evaluations = chosen(restored.experiment, names)
+    evaluations = chosen(restored.experiment(), names)
     read(out)
     out.mkdir(parents=True, exist_ok=True)
     return _reports(restored, evaluations, out, seed)

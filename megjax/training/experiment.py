@@ -1,22 +1,94 @@
-"""What a config builds, and how a config file is read back."""
+"""Configs, which hold values, and recipes, which make experiments of them."""
+
+from __future__ import annotations
 
 import ast
+import contextlib
+import dataclasses
+import importlib
 import importlib.machinery
 import importlib.util
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 
 from megjax import errors
-from megjax.data.dataset import Dataset
-from megjax.learners.base import Learner
-from megjax.types import Evaluation
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Nothing here may import jax, so that --help and mistakes answer at once.
+if TYPE_CHECKING:
+    from megjax.data.dataset import Dataset
+    from megjax.learners.base import Learner
+    from megjax.types import Evaluation
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+CONFIGS = next(
+    path
+    for path in (PACKAGE / "configs", PACKAGE.parent / "configs", PACKAGE)
+    if path.is_dir()
+)
+"""Where the configs of megjax are: in the package where it is installed, else beside it."""
+
+TRAIN = {
+    "seed": 0,
+    "num_steps": 100_000,
+    "log_every": 100,
+    "save_every": 1000,
+    "evaluate_every": 5000,
+    "iterations_per_call": 50,
+    "iterations_per_call_cpu": 1,
+    "compiler_options_cpu": {},
+    "keep": 3,
+    "max_returns": 3,
+    "max_energy": 1e7,
+}
+"""`config.train`, what the training loop reads.
+
+iterations_per_call: iterations in one compiled call, on accelerators and on CPU; see
+    docs/architecture.md.
+compiler_options_cpu: XLA's, for the iterations.
+keep: the newest checkpoints.
+max_returns: where training diverges it goes on from the last checkpoint, so many times.
+max_energy: magnitude of energies beyond which it has diverged.
+"""
+
+RECIPE_NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*", re.ASCII)
+
+
+def _nothing(config, data, learner) -> Mapping[str, Evaluation]:
+    """No evaluations."""
+    del config, data, learner
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the values of a config become an experiment: `config.recipe`.
+
+    data: config -> Dataset
+    learner: (config, shape, data=None) -> Learner for examples [*shape]. data: the
+        training set where it is at hand, for initial values alone, so that a trained
+        run can be read without it.
+    evaluations: (config, data, learner) -> name -> Evaluation, in the training loop and
+        after.
+    protocols: likewise, too slow for the loop.
+
+    Each raises ValueError with the value, the rule and what to give instead. One of
+    megjax has a name, such as "meg.images": where it stands below `megjax.recipes`.
+    """
+
+    data: Callable[[ml_collections.ConfigDict], Dataset]
+    learner: Callable[..., Learner]
+    evaluations: Callable[..., Mapping[str, Evaluation]] = _nothing
+    protocols: Callable[..., Mapping[str, Evaluation]] = _nothing
 
 
 class Experiment(NamedTuple):
@@ -36,24 +108,46 @@ RESULTS = ("samples", "evaluation")
 """What reading a run leaves in its directory."""
 
 
-def portable(config_file: str) -> str:
-    """The name of a config file that a run directory stores.
+def find(name: str) -> str:
+    """The file of a config that a person names: "mnist", "configs/mnist.py" or a path.
 
-    Files of this repository are named relative to it, so that a run can move with its
-    checkout; others absolutely. An argument after ":" is kept.
+    An argument after ":" is kept. Names and paths in configs/ are those of megjax
+    wherever it is installed; a file that exists comes before them. Raises ValueError at
+    a name that no config has.
     """
-    path, colon, argument = config_file.partition(":")
-    path = pathlib.Path(path).resolve()
-    if path.is_relative_to(ROOT):
-        path = path.relative_to(ROOT)
+    given, colon, argument = name.partition(":")
+    path, stem = pathlib.Path(given), pathlib.Path(given).stem
+    own = CONFIGS / f"{stem}.py"
+    if given == stem and not path.is_file():
+        if not own.is_file():
+            known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
+            raise ValueError(f"no config {given!r}: give a file, or one of {known}")
+        path = own
+    elif not path.exists() and own.is_file() and given == f"configs/{own.name}":
+        path = own
     return f"{path}{colon}{argument}"
 
 
 def name(config_file: str) -> str:
-    """Short name of an experiment: "mnist_anomaly-3" for "configs/mnist_anomaly.py:3"."""
-    path, _, argument = config_file.partition(":")
-    stem = pathlib.Path(path).stem
-    return f"{stem}-{argument.replace('/', '_')}" if argument else stem
+    """The name of a config: "mnist_anomaly:3" for "configs/mnist_anomaly.py:3"."""
+    path, colon, argument = config_file.partition(":")
+    return f"{pathlib.Path(path).stem}{colon}{argument}"
+
+
+def directory(config_file: str) -> pathlib.Path:
+    """Where its run lives by default: "runs/mnist_anomaly-3"."""
+    return pathlib.Path("runs", re.sub("[:/]", "-", name(config_file).rstrip(":")))
+
+
+def define_flag() -> flags.FlagHolder:
+    """The flag --config of a script: a name or a file, its fields as further flags."""
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "Config: a name such as mnist, or a file; NAME[:argument]."
+    )
+    parser = flags.FLAGS["config"].parser
+    parse = parser.parse
+    parser.parse = lambda name: parse(find(name))
+    return holder
 
 
 def newest(runs: pathlib.Path) -> pathlib.Path:
@@ -107,87 +201,154 @@ def _check_type(field: str, value: Any, known: Any) -> None:
         raise TypeError(f"{field} is {value!r}, not of type {type(known).__name__}")
 
 
-def _check_types(
-    values: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
-) -> None:
-    """TypeError at a value that does not fit, KeyError at one without a field."""
-    for name, value in values.items():
-        field = prefix + name
-        if name not in known:
-            raise KeyError(f"there is no field {field}")
-        if isinstance(value, Mapping) and isinstance(known[name], Mapping):
-            _check_types(value, known[name], f"{field}.")
-        else:
-            _check_type(field, value, known[name])
+def load(config_file: str) -> ml_collections.ConfigDict:
+    """The config that `find` finds; runs its file.
 
-
-def load(config_file: str, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The config of a file ("path.py" or "path.py:argument") with stored values.
-
-    Raises FileNotFoundError where the file is gone and ValueError where it no longer
-    has one of the fields.
+    Raises FileNotFoundError where there is none.
     """
-    path, _, argument = config_file.partition(":")
-    path = ROOT / path
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"config {path} of the run is missing: restore it, or train again"
-        )
-    try:
-        config = _get_config(path)(*[argument] * bool(argument))
-        config.lock()
-        _check_types(values, plain_values(config))
-        config.update(values)
-    except OSError:
-        raise
-    except Exception as error:
-        words = " ".join(map(str, error.args)) or type(error).__name__
-        raise ValueError(
-            f"the run's config does not fit today's {path.name} ({words}): "
-            "check out the version that wrote it, or train again"
-        ) from error
-    return config
-
-
-def _get_config(path: pathlib.Path):
-    """The function get_config of a config file."""
-    loader = importlib.machinery.SourceFileLoader(f"config_{path.stem}", str(path))
+    path, _, argument = find(config_file).partition(":")
+    loader = importlib.machinery.SourceFileLoader(
+        f"config_{pathlib.Path(path).stem}", path
+    )
     spec = importlib.util.spec_from_loader(loader.name, loader)
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    return module.get_config
+    config = module.get_config(*[argument] * bool(argument))
+    config.lock()
+    return config
 
 
-def built(config: ml_collections.ConfigDict) -> Experiment:
-    """What a config builds.
+def from_values(values: Mapping[str, Any], recipe: Recipe) -> ml_collections.ConfigDict:
+    """The config of a run from the values that it stored.
 
-    Raises ValueError where it has not the fields of every config, or where its `build`
-    fails otherwise than by telling what is wrong.
+    Raises ValueError where they are none that the training loop can read.
     """
-    for field in ("build", "batch_size", "train"):
+    try:
+        config = ml_collections.ConfigDict(values)
+        config.recipe = recipe
+        _check_type("batch_size", config.batch_size, 0)
+        for field, known in TRAIN.items():
+            value = config.train[field]
+            if not isinstance(known, Mapping):
+                _check_type(f"train.{field}", value, known)
+            elif not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise TypeError(f"train.{field} is {value!r}, no group")
+    except Exception as error:
+        words = " ".join(map(str, error.args)) or type(error).__name__
+        raise ValueError(
+            f"the run's config is none of this version ({' '.join(words.split())}): "
+            "check out the version that wrote it, or train again"
+        ) from error
+    config.lock()
+    return config
+
+
+def recipe_name(recipe: Recipe) -> str | None:
+    """The name of a recipe among those of megjax; None for one of a user's own."""
+    prefix = "megjax.recipes."
+    for module, loaded in sorted(sys.modules.items()):
+        if module.startswith(prefix):
+            for attribute, value in vars(loaded).items():
+                if isinstance(value, Recipe) and value == recipe:
+                    return f"{module.removeprefix(prefix)}.{attribute}"
+    return None
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of megjax with a name, such as "meg.images".
+
+    The name may come from a stranger: it is looked up below `megjax.recipes`, nowhere
+    else. Raises ValueError where nothing there is a recipe of that name.
+    """
+    module, _, attribute = name.partition(".")
+    path = f"megjax.recipes.{module}"
+    if RECIPE_NAME.fullmatch(name) and importlib.util.find_spec(path):
+        found = vars(importlib.import_module(path)).get(attribute)
+        if isinstance(found, Recipe):
+            return found
+    raise ValueError(
+        f"megjax has no recipe {name!r:.100}: check out the version that trained the run"
+    )
+
+
+def recipe_of(config: ml_collections.ConfigDict) -> Recipe:
+    """The recipe of a config. Raises ValueError where it has none."""
+    for field in ("recipe", "batch_size", "train"):
         # A config file that could not be read raises its error here.
         if getattr(config, field, None) is None:
             raise ValueError(
                 f"the config has no {field}: its get_config returns an "
-                "ml_collections.ConfigDict that starts from configs/base.py"
+                "ml_collections.ConfigDict that starts from megjax.recipes.base.config()"
             )
+    if not isinstance(config.recipe, Recipe):
+        raise ValueError(  # noqa: TRY004
+            f"config.recipe={config.recipe!r}: give a megjax.training.experiment.Recipe"
+        )
+    return config.recipe
+
+
+def own_recipe(config_file: str | None) -> Recipe | None:
+    """The recipe of a config that a user names to read a run back, if any."""
+    return recipe_of(load(config_file)) if config_file else None
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """What a config and its recipe make: data, learner, evaluations.
+
+    Raises ValueError where the config has not the fields of every config, or where its
+    recipe fails otherwise than by telling what is wrong.
+    """
+    if "build" in config:
+        return config.build(config)
+    recipe = recipe_of(config)
     _check_numbers(plain_values(config))
+    with telling():
+        data = recipe.data(config)
+        learner = recipe.learner(config, data.shape, data=data)
+        return Experiment(
+            data,
+            learner,
+            recipe.evaluations(config, data, learner),
+            recipe.protocols(config, data, learner),
+        )
+
+
+built = build
+
+
+def unconverted(config_name: str) -> Recipe | None:
+    """For a config that still has a `build`: what makes its parts."""
+    config = load(config_name)
+    if "build" not in config:
+        return None
+    return Recipe(
+        data=lambda config: load(config_name).build(config).data,
+        learner=lambda config, shape, data=None: (
+            load(config_name).build(config).learner
+        ),
+        evaluations=lambda config, data, learner: (
+            load(config_name).build(config).evaluations
+        ),
+        protocols=lambda config, data, learner: (
+            load(config_name).build(config).protocols
+        ),
+    )
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Whatever a recipe raises as an error of one line that says where it failed."""
     try:
-        experiment = config.build(config)
+        yield
     except errors.MISTAKES:
         raise
     except Exception as error:
         if errors.is_memory(error):
             raise
         raise ValueError(
-            f"the config cannot be built ({errors.failure(error)}): mend its file, "
+            f"the config cannot be built ({errors.failure(error)}): correct its file, "
             "or a field that does not fit"
         ) from error
-    if not isinstance(experiment, Experiment):
-        raise ValueError(  # noqa: TRY004
-            "the config's build returns no megjax.training.experiment.Experiment: let it"
-        )
-    return experiment
 
 
 def _check_numbers(values: Mapping[str, Any], prefix: str = "config.") -> None:
@@ -202,7 +363,8 @@ def _check_numbers(values: Mapping[str, Any], prefix: str = "config.") -> None:
 
 
 def plain_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The values of a config as plain nested dicts, without its `build` function."""
+    """The values of a config as plain nested dicts, without its recipe."""
     values = config.to_dict()
-    values.pop("build", None)
+    for field in ("recipe", "build"):
+        values.pop(field, None)
     return values

@@ -24,7 +24,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from megjax import distributed
+from megjax import distributed, errors
 from megjax.data import order, stream
 from megjax.data.dataset import Dataset
 from megjax.learners.base import Learner
@@ -44,12 +44,35 @@ class Keys(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A run read back from its directory."""
+    """A run read back from its directory, without its data.
+
+    shape: of one example.
+    """
 
     config: ml_collections.ConfigDict
-    experiment: experiment.Experiment
+    learner: Learner
     state: PyTree
     step: int
+    shape: tuple[int, ...]
+    recipe: experiment.Recipe
+
+    def experiment(self) -> experiment.Experiment:
+        """Its data and what to measure, with this learner.
+
+        Raises ValueError where the data are gone, or of another shape.
+        """
+        with experiment.telling():
+            data = self.recipe.data(self.config)
+            if tuple(data.shape) != self.shape:
+                raise ValueError(
+                    f"the run was trained on examples of shape {list(self.shape)}, and "
+                    f"its data now have {list(data.shape)}: restore them"
+                )
+            found = (
+                make(self.config, data, self.learner)
+                for make in (self.recipe.evaluations, self.recipe.protocols)
+            )
+            return experiment.Experiment(data, self.learner, *found)
 
 
 class Window:
@@ -150,9 +173,11 @@ def keys(seed: int, returns: int = 0) -> Keys:
     )
 
 
-def initial_state(learner: Learner, data: Dataset, batch_size: int, key: Key) -> PyTree:
-    """A fresh learner state, replicated over the mesh that is set."""
-    return _init(learner, data, batch_size)(key)
+def initial_state(
+    learner: Learner, shape: tuple[int, ...], batch_size: int, key: Key
+) -> PyTree:
+    """A fresh learner state for examples [*shape], replicated over the mesh."""
+    return _init(learner, shape, batch_size)(key)
 
 
 def iteration(
@@ -276,12 +301,12 @@ def train(
     built: experiment.Experiment,
     workdir: pathlib.Path,
     *,
-    config_file: str,
+    name: str,
     devices: list[jax.Device] | None = None,
 ) -> PyTree:
     """Trains to `config.train.num_steps`, resuming what the directory holds.
 
-    Returns the final state. Where metrics or the state are no longer finite, or
+    name: of the config. Returns the final state. Where metrics or the state are no longer finite, or
     energies exceed `train.max_energy`, it goes on from the last checkpoint with other
     batches and noise, all players and optimizers together, `train.max_returns` times.
 
@@ -295,9 +320,9 @@ def train(
         _stopping() as interrupted,
         checkpoint.opened(workdir, keep=config.train.keep) as checkpoints,
     ):
-        checkpoint.claim(workdir, config_file, experiment.plain_values(config))
+        checkpoint.claim(workdir, _record(config, built, name))
         run = Run(config, built, workdir, checkpoints, interrupted)
-        start = latest(checkpoints, config, built)
+        start = latest(checkpoints, config, built.learner, built.data.shape)
         if start.step:
             num_steps = config.train.num_steps
             LOG.info("resuming at step %d of %d", start.step, num_steps)
@@ -365,7 +390,8 @@ def _returned(run: Run, returns: int, error: FloatingPointError) -> checkpoint.S
             "rate, regularise more (score_weight, penalty, l2), or raise "
             "train.max_energy or max_returns; the last checkpoint is kept"
         ) from error
-    saved = latest(run.checkpoints, run.config, run.built)
+    built = run.built
+    saved = latest(run.checkpoints, run.config, built.learner, built.data.shape)
     LOG.warning(
         "%s: back to step %d with other batches and noise (%d of %d returns)",
         error,
@@ -394,11 +420,14 @@ def evaluate(built, seed, state, step, writer) -> None:
         )
 
 
-def latest(checkpoints, config, built) -> checkpoint.Saved:
-    """The newest intact state, over the mesh that is set; a fresh one at step 0."""
+def latest(checkpoints, config, learner, shape, step=None) -> checkpoint.Saved:
+    """The newest intact state, over the mesh that is set; a fresh one at step 0.
+
+    shape: of one example. step: whose state to read instead.
+    """
     key = keys(config.train.seed).init
-    init = _init(built.learner, built.data, config.batch_size)
-    found = checkpoint.restore(checkpoints, jax.eval_shape(init, key))
+    init = _init(learner, shape, config.batch_size)
+    found = checkpoint.restore(checkpoints, _forms(init, key), step)
     if found is None:
         return checkpoint.Saved(0, init(key), 0)
     return found._replace(
@@ -406,30 +435,71 @@ def latest(checkpoints, config, built) -> checkpoint.Saved:
     )
 
 
-def restore(workdir: pathlib.Path, assignments: Iterable[str] = ()) -> Restored:
-    """The newest intact checkpoint of a run, with its experiment rebuilt.
+def _forms(init: Callable, key: Key) -> PyTree:
+    """Forms of the leaves of a state; ValueError where there is none of that form."""
+    try:
+        return jax.eval_shape(init, key)
+    except errors.MISTAKES:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the config does not fit the data's shape ({errors.failure(error)})"
+        ) from error
 
-    All processes call it together; each has the state on its own devices.
 
-    assignments: FIELD=VALUE, carried out on the run's config before that.
+def _record(config, built, name: str) -> checkpoint.Record:
+    """What config.json tells of a run."""
+    recipe = config.get("recipe")
+    return checkpoint.Record(
+        config=name,
+        recipe=recipe and experiment.recipe_name(recipe),
+        shape=tuple(built.data.shape),
+        values=experiment.plain_values(config),
+    )
+
+
+def restore(
+    workdir: pathlib.Path,
+    assignments: Iterable[str] = (),
+    *,
+    step: int | None = None,
+    recipe: experiment.Recipe | None = None,
+) -> Restored:
+    """The newest intact checkpoint of a run; needs neither its data nor its config file.
+
+    All processes call it together; each has the state on its own devices. Nothing that
+    the directory holds is run.
+
+    assignments: FIELD=VALUE, carried out on the run's config before that. step: whose
+    checkpoint to read instead. recipe: of a run that was trained with a user's own.
     Raises FileNotFoundError where the directory holds no run or no checkpoint yet, and
     ValueError where its config or an assignment cannot be used.
     """
-    config_file, values = checkpoint.claimed(workdir)
-    config = experiment.load(config_file, values)
+    record = checkpoint.claimed(workdir)
+    if recipe is None and record.recipe is None:
+        recipe = experiment.unconverted(record.config)
+    if recipe is None:
+        if record.recipe is None:
+            raise ValueError(
+                f"{workdir} was trained with a recipe of its user's own: give that "
+                f"config, --config=FILE, as for train.py (in Python recipe=)"
+            )
+        recipe = experiment.recipe_named(record.recipe)
+    config = experiment.from_values(record.values, recipe)
     experiment.assign(config, assignments)
     _check(config)
-    built = experiment.built(config)
+    with experiment.telling():
+        learner = recipe.learner(config, record.shape)
     with (
         jax.set_mesh(distributed.data_mesh(jax.local_devices())),
         checkpoint.opened(
             workdir, keep=config.train.keep, writable=False
         ) as checkpoints,
     ):
-        saved = latest(checkpoints, config, built)
+        saved = latest(checkpoints, config, learner, record.shape, step)
     if not saved.step:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it first")
-    return Restored(config, built, saved.state, saved.step)
+    return Restored(config, learner, saved.state, saved.step, record.shape, recipe)
 
 
 @contextlib.contextmanager
@@ -494,13 +564,13 @@ def peak_memory() -> int:
     return max(peaks, default=resident)
 
 
-def _init(learner: Learner, data: Dataset, batch_size: int) -> Callable:
+def _init(learner: Learner, shape: tuple[int, ...], batch_size: int) -> Callable:
     """The compiled key -> state; its shapes carry the sharding, too."""
     mesh = jax.sharding.get_mesh()
     # It runs once, and on CPU takes longer to compile than the training step.
     cpu = jax.default_backend() == "cpu"
     return jax.jit(
-        lambda key: learner.init(key, jnp.zeros((batch_size, *data.shape))),
+        lambda key: learner.init(key, jnp.zeros((batch_size, *shape))),
         out_shardings=None if mesh.empty else distributed.replicated(mesh),
         compiler_options={"xla_backend_optimization_level": 0} if cpu else None,
     )

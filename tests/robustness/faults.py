@@ -206,9 +206,8 @@ def flips(workdir: pathlib.Path, num: int, rng: random.Random) -> dict[str, int]
     First one in each of its files, then at random bytes. Seen: restored an earlier
     step instead. Harmless: restored the same bits. Missed: restored other bits.
     """
-    config = experiment.load(*checkpoint.claimed(workdir))
-    built = config.build(config)
-    state, newest = _restored(workdir, config, built)
+    built = loop.restore(workdir)
+    state, newest = _restored(workdir, built)
     digest = checkpoint.state_digest(state)
     files = [
         path
@@ -224,7 +223,7 @@ def flips(workdir: pathlib.Path, num: int, rng: random.Random) -> dict[str, int]
     for path in (files + rng.choices(files, sizes, k=num))[:num]:
         intact = path.read_bytes()
         _flip(path, rng.randrange(8 * len(intact)))
-        state, step = _restored(workdir, config, built)
+        state, step = _restored(workdir, built)
         path.write_bytes(intact)
         same = checkpoint.state_digest(state) == digest
         kind = "seen" if step != newest else "harmless" if same else "missed"
@@ -239,13 +238,13 @@ def _flip(path: pathlib.Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def _restored(workdir, config, built):
+def _restored(workdir, run):
     """(state, step) of the newest intact checkpoint."""
     with (
         jax.set_mesh(distributed.data_mesh()),
         checkpoint.opened(workdir, keep=9, writable=False) as checkpoints,
     ):
-        saved = loop.latest(checkpoints, config, built)
+        saved = loop.latest(checkpoints, run.config, run.learner, run.shape)
         return saved.state, saved.step
 
 
@@ -342,19 +341,19 @@ def numbers(root: pathlib.Path) -> tuple[dict, bool]:
 
     The reference takes the same batches and noise from the last checkpoint on.
     """
-    config = experiment.load(CONFIG_FILE, {})
+    config = experiment.load(CONFIG_FILE)
     short = {"train.num_steps": 200, "train.iterations_per_call_cpu": 10}
     config.update_from_flattened_dict(SETTINGS | short)
-    built = config.build(config)._replace(evaluations={})
+    built = experiment.build(config)._replace(evaluations={})
     found = {}
     for name in ("energy", "generator", "statistics"):
         struck = built._replace(learner=poisoned(built.learner, name, iteration=120))
-        state = loop.train(config, struck, root / name, config_file=CONFIG_FILE)
+        state = loop.train(config, struck, root / name, name="toy_8gaussians")
         found[name] = checkpoint.state_digest(state)
     with config.unlocked():
         config.train.num_steps = 100
     workdir = root / "reference"
-    state = loop.train(config, built, workdir, config_file=CONFIG_FILE)
+    state = loop.train(config, built, workdir, name="toy_8gaussians")
     config.train.num_steps = 200
     with jax.set_mesh(distributed.data_mesh()):
         for _, _, call in loop.calls(config, built, 100, returns=1):

@@ -90,11 +90,15 @@ def digest_of(step):
     return checkpoint.state_digest(state_of(step)[0])
 
 
+def record(name, values):
+    return checkpoint.Record(name, "meg.images", (8, 8, 1), values)
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
     """A run with steps 10 and 20, never to be changed."""
     workdir = tmp_path_factory.mktemp("healthy")
-    checkpoint.claim(workdir, "configs/a.py", VALUES)
+    checkpoint.claim(workdir, record("a", VALUES))
     saved(workdir, [10, 20])
     return workdir
 
@@ -279,7 +283,7 @@ def test_half_written_directories_are_passed_over_and_removed(run):
 ENDLESS = """
 import itertools, sys
 import numpy as np
-from megjax import checkpoint
+from megjax.training import checkpoint
 with checkpoint.opened(sys.argv[1], keep=2) as checkpoints:
     like = {"x": np.zeros(100_000, np.int32)}
     found = checkpoint.restore(checkpoints, like)
@@ -361,7 +365,7 @@ def test_a_full_disk_is_told_in_one_line_and_keeps_what_is_there(tmp_path):
     if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
         pytest.skip("no permission to mount a small disk")
     try:
-        checkpoint.claim(disk, "configs/a.py", VALUES)
+        checkpoint.claim(disk, record("a", VALUES))
         saved(disk, [10])
         start = time.monotonic()
         noise = np.random.RandomState(0).bytes(2**20)
@@ -381,8 +385,8 @@ def test_a_full_disk_is_told_in_one_line_and_keeps_what_is_there(tmp_path):
         with contextlib.suppress(OSError):
             (disk / "rest").write_bytes(noise)
         with pytest.raises(OSError, match="writing to .* failed .no space left"):
-            checkpoint.claim(disk, "configs/a.py", VALUES)
-        assert checkpoint.claimed(disk)[0] == "configs/a.py"
+            checkpoint.claim(disk, record("a", VALUES))
+        assert checkpoint.claimed(disk).config == "a"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -496,25 +500,25 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
 
 
 def test_a_config_is_claimed_and_read_back(run):
-    checkpoint.claim(run, "configs/a.py", VALUES)
-    assert checkpoint.claimed(run) == ("configs/a.py", VALUES | {"sizes": [1, 2]})
-    checkpoint.claim(run, "configs/a.py", VALUES)
+    checkpoint.claim(run, record("a", VALUES))
+    assert checkpoint.claimed(run) == record("a", VALUES | {"sizes": [1, 2]})
+    checkpoint.claim(run, record("a", VALUES))
     more = VALUES | {"train": {"seed": 0, "num_steps": 20}}
-    checkpoint.claim(run, "configs/a.py", more)
-    assert checkpoint.claimed(run)[1]["train"]["num_steps"] == 20
+    checkpoint.claim(run, record("a", more))
+    assert checkpoint.claimed(run).values["train"]["num_steps"] == 20
 
 
 @pytest.mark.parametrize(
     ("file", "values", "words"),
     [
-        ("configs/b.py", VALUES, "the run has configs/a.py, given configs/b.py"),
+        ("b", VALUES, "the run has a, given b"),
         (
-            "configs/a.py",
+            "a",
             VALUES | {"train": {"seed": 1, "num_steps": 10}, "batch_size": 4},
             "batch_size: the run has 8, given 4; train.seed: the run has 0, given 1",
         ),
         (
-            "configs/a.py",
+            "a",
             {name: VALUES[name] for name in ("train", "sizes")},
             "batch_size: the run has 8, given None",
         ),
@@ -523,19 +527,19 @@ def test_a_config_is_claimed_and_read_back(run):
 def test_another_config_is_refused_once_something_is_saved(
     run, tmp_path, file, values, words
 ):
-    checkpoint.claim(tmp_path, "configs/a.py", VALUES)
+    checkpoint.claim(tmp_path, record("a", VALUES))
     with pytest.raises(ValueError) as error:
-        checkpoint.claim(run, file, values)
+        checkpoint.claim(run, record(file, values))
     assert f"another config ({words})" in str(error.value).replace("config: ", "")
-    assert checkpoint.claimed(run)[0] == "configs/a.py"
-    checkpoint.claim(tmp_path, file, values)
-    assert checkpoint.claimed(tmp_path)[0] == file
+    assert checkpoint.claimed(run).config == "a"
+    checkpoint.claim(tmp_path, record(file, values))
+    assert checkpoint.claimed(tmp_path).config == file
 
 
 def test_a_half_written_step_is_no_reason_to_refuse(tmp_path):
-    checkpoint.claim(tmp_path, "configs/a.py", VALUES)
+    checkpoint.claim(tmp_path, record("a", VALUES))
     (tmp_path / "checkpoints/5.orbax-checkpoint-tmp-1").mkdir(parents=True)
-    checkpoint.claim(tmp_path, "configs/b.py", VALUES)
+    checkpoint.claim(tmp_path, record("b", VALUES))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"values": {}}', "\0" * 9, "\xff"])
@@ -545,8 +549,8 @@ def test_a_damaged_config_is_told(run, tmp_path, content):
         with pytest.raises(ValueError, match="config.json is damaged .*: restore it"):
             checkpoint.claimed(workdir)
     with pytest.raises(ValueError, match="config.json is damaged"):
-        checkpoint.claim(run, "configs/a.py", VALUES)
-    checkpoint.claim(tmp_path, "configs/a.py", VALUES)
+        checkpoint.claim(run, record("a", VALUES))
+    checkpoint.claim(tmp_path, record("a", VALUES))
     assert json.loads((tmp_path / "config.json").read_text())["values"]
 
 
@@ -556,7 +560,7 @@ def test_a_missing_config_is_told(run, tmp_path):
         with pytest.raises(FileNotFoundError, match="config.json is missing"):
             checkpoint.claimed(workdir)
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
-        checkpoint.claim(run, "configs/a.py", VALUES)
+        checkpoint.claim(run, record("a", VALUES))
 
 
 def test_difference_by_hand():

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import ml_collections
@@ -21,8 +22,13 @@ PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
 
 def restored(protocols=None, **evaluations):
-    built = experiment.Experiment(None, None, evaluations, protocols or {})
-    return loop.Restored(None, built, jnp.ones(3), 7)
+    recipe = experiment.Recipe(
+        data=lambda config: types.SimpleNamespace(shape=(3,)),
+        learner=None,
+        evaluations=lambda *_: evaluations,
+        protocols=lambda *_: protocols or {},
+    )
+    return loop.Restored(None, None, jnp.ones(3), 7, (3,), recipe)
 
 
 def constant(**metrics):

@@ -99,7 +99,7 @@ def train(workdir, config, learner=None, data=None, evaluations=None, devices=1)
         config,
         built,
         workdir,
-        config_file="configs/none.py",
+        name="none",
         devices=jax.devices()[:devices],
     )
 
@@ -398,13 +398,12 @@ def test_every_program_is_traced_once(tmp_path, num_steps, programs):
 
 def test_a_restored_state_is_laid_out_like_a_fresh_one(tmp_path):
     train(tmp_path, config_of(num_steps=4), devices=8)
-    built = experiment.Experiment(table(), learner(), {})
     with (
         jax.set_mesh(distributed.data_mesh()),
         checkpoint.opened(tmp_path, keep=1, writable=False) as checkpoints,
     ):
-        step, state, _ = loop.latest(checkpoints, config_of(), built)
-        fresh = loop.initial_state(learner(), table(), 8, jax.random.key(0))
+        step, state, _ = loop.latest(checkpoints, config_of(), learner(), (3,))
+        fresh = loop.initial_state(learner(), (3,), 8, jax.random.key(0))
     assert step == 4
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, fresh)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True):
@@ -465,10 +464,11 @@ def test_unusable_settings_are_refused(tmp_path, field, value):
 def test_another_config_does_not_touch_a_run_that_trains(tmp_path):
     """The record of a run is written under its lock only."""
     with checkpoint.opened(tmp_path, keep=1):
-        checkpoint.claim(tmp_path, "configs/first.py", {})
+        first = checkpoint.Record("first", None, (3,), {})
+        checkpoint.claim(tmp_path, first)
         with pytest.raises(ValueError, match="another process trains"):
             train(tmp_path, config_of())
-    assert checkpoint.claimed(tmp_path)[0] == "configs/first.py"
+    assert checkpoint.claimed(tmp_path) == first
 
 
 def test_restore_needs_a_run(tmp_path):

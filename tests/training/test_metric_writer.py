@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, part):
         elif part == "events":
             monkeypatch.setattr(writer.events, "scalars", full_disk)
         else:
-            monkeypatch.setattr(logging.plotting, "write_png", full_disk)
+            monkeypatch.setattr(metric_writer.plotting, "write_png", full_disk)
         writer.write(1, {"loss": 1.0})
         writer.write_pictures(1, {"grid": np.zeros((4, 5, 3), np.uint8)})
     assert str(error.value) == (
