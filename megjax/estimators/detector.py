@@ -1,56 +1,37 @@
 """Anomaly detection with a MEG energy, as a scikit-learn estimator.
 
 The scores are those of Kumar et al. 2019 (MEG), table 3 and its reference code.
-
-    from megjax import EnergyDetector
-
-    detector = EnergyDetector(contamination=0.05, random_state=0).fit(normal_rows)
-    detector.score_samples(rows)  # high is normal
-    detector.predict(rows)  # +1 inlier, -1 outlier
-    detector.save("detector.npz")
-
 `examples/kdd99_anomaly.py` is one on real data.
 """
 
 import functools
-import json
 import math
-import numbers
-import pathlib
-import zipfile
-import zlib
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from scipy import special
-from sklearn import preprocessing
-from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.utils import check_random_state, validation
-from tqdm import auto as tqdm
 
-from megjax import losses
-from megjax.data.dataset import Dataset
-from megjax.io import atomic
+from megjax import extras, losses
+from megjax.estimators import base
 from megjax.learners import meg
 from megjax.learners.base import Learner
 from megjax.networks import heads, mlp
-from megjax.training import checkpoint, loop
-from megjax.types import Array, Metrics, PyTree
+from megjax.training import loop
+from megjax.types import Array, PyTree
 
-_CRITERIA = ("energy", "score_norm")
-_SCALINGS = ("minmax", "standard", None)
-_FORMAT = "megjax.EnergyDetector 1"
-_DTYPES = (np.float64, np.float32)
-_CHUNK = 1024
+with extras.needed("estimators"):
+    from sklearn import preprocessing
+    from sklearn.base import BaseEstimator, OutlierMixin, clone
+    from sklearn.utils import check_random_state, validation
+
 _LARGEST = 1e18
 """Beyond this, squares overflow in float32."""
 
 
-class EnergyDetector(OutlierMixin, BaseEstimator):
+class EnergyDetector(OutlierMixin, base.Estimator):
     """One-class anomaly detector: an energy trained by MEG on rows of numbers [N, F].
 
     As everywhere in scikit-learn, `score_samples` is high for normal rows and `predict`
@@ -79,7 +60,13 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
 
     Fitted: `offset_`, the score that parts inliers from outliers; `n_features_in_`;
     `feature_names_in_` where columns have names; `params_`, weights of the energy;
-    `center_` and `scale_` [F].
+    `center_` and `scale_` [F]. `save` and `load` need no pickle.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> detector = EnergyDetector(num_steps=20, random_state=0).fit(x)
+    >>> detector.score_samples(x).shape, int((detector.predict(x) == -1).sum())
+    ((200,), 20)
     """
 
     def __init__(
@@ -124,20 +111,19 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         training diverges.
         """
         _check(self)
-        X = validation.validate_data(self, X, dtype=_DTYPES)
+        X = self._table(X, reset=True)
         self.center_, self.scale_ = _moved_and_scaled(X, self.scaling)
         rows = self._scaled(X)
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        self.params_ = _trained(_game(self, rows), rows, seed, self.verbose)
+        self.params_ = self._trained(
+            rows, base.seed(check_random_state(self.random_state))
+        )
         scores = self._scores(rows)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self
 
     def score_samples(self, X) -> np.ndarray:
         """How normal rows are, float64 [N]; unbounded below for anomalies."""
-        validation.check_is_fitted(self)
-        X = validation.validate_data(self, X, dtype=_DTYPES, reset=False)
-        return self._scores(self._scaled(X))
+        return self._scores(self._scaled(self._table(X)))
 
     def decision_function(self, X) -> np.ndarray:
         """`score_samples` less `offset_`, float64 [N]: negative for outliers."""
@@ -147,35 +133,25 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         """+1 for inliers, -1 for outliers: int [N]."""
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
-    def save(self, path) -> None:
-        """Writes the fitted detector to one .npz file, without pickle.
-
-        A `random_state` that is not an int is left out.
-        """
-        validation.check_is_fitted(self)
-        _write(pathlib.Path(path), _header(self), _arrays(self))
-
-    @classmethod
-    def load(cls, path) -> Self:
-        """The detector that `save` wrote.
-
-        Raises FileNotFoundError where there is no file, ValueError where it is
-        damaged or none of `save`'s.
-        """
-        header, arrays = _read(pathlib.Path(path))
-        detector = cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in header["parameters"].items()
-            }
+    def _trained(self, rows: np.ndarray, seed: int) -> PyTree:
+        """Weights of the energy after training on rows [N, F]."""
+        learner = _learner(base.hyperparameters(_Game, self))
+        x = jnp.zeros((self.batch_size, rows.shape[1]))
+        state = base.trained(
+            learner,
+            learner.init(loop.keys(seed).init, x),
+            rows,
+            range(self.num_steps),
+            seed=seed,
+            batch_size=self.batch_size,
+            verbose=self.verbose,
         )
-        detector.offset_ = header["offset"]
-        if header["feature_names"]:
-            detector.feature_names_in_ = np.array(header["feature_names"], object)
-        detector.center_, detector.scale_ = arrays.pop("center"), arrays.pop("scale")
-        detector.n_features_in_ = len(detector.center_)
-        detector.params_ = traverse_util.unflatten_dict(arrays, sep="/")
-        return detector
+        if state is None:
+            raise FloatingPointError(
+                "training diverged: lower learning_rate, raise score_weight, or scale "
+                "the columns with scaling='minmax' or 'standard'"
+            )
+        return state.energy.params if state.average is None else state.average["energy"]
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         """Rows as the networks see them: float32 [N, F]."""
@@ -184,21 +160,14 @@ class EnergyDetector(OutlierMixin, BaseEstimator):
         return np.clip(rows, -_LARGEST, _LARGEST).astype(np.float32)
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
-        """Scores of scaled rows [N, F], float64 [N].
-
-        In chunks of one form, so that one program serves any number of rows and a
-        row's score does not depend on its company, to the last bit.
-        """
-        network = _energy(_widths(self.hidden))
-        scores = np.empty(len(rows))
-        for first in range(0, len(rows), _CHUNK):
-            chunk = rows[first : first + _CHUNK]
-            padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0)))
-            found = _normality(
-                self.params_, padded, network=network, criterion=self.criterion
-            )
-            scores[first : first + _CHUNK] = found[: len(chunk)]
-        return scores
+        """Scores of scaled rows [N, F], float64 [N]."""
+        score = functools.partial(
+            _normality,
+            self.params_,
+            network=_energy(base.hyperparameters(_Game, self).hidden),
+            criterion=self.criterion,
+        )
+        return base.chunked(score, rows).astype(np.float64)
 
 
 class PyODEnergyDetector(BaseEstimator):
@@ -266,32 +235,18 @@ class PyODEnergyDetector(BaseEstimator):
 
 
 class _Game(NamedTuple):
-    """All that the compiled training of a detector depends on, hence hashable."""
+    """All that compiled training depends on but the rows, hence hashable."""
 
-    num_examples: int
     num_features: int
     hidden: tuple[int, ...]
     generator_hidden: tuple[int, ...]
     latent_dim: int
     num_steps: int
-    batch_size: int
     num_energy_updates: int
     score_weight: float
     information_weight: float
     learning_rate: float
     average_decay: float
-
-
-def _game(detector: EnergyDetector, rows: np.ndarray) -> _Game:
-    names = _Game._fields[2:]
-    values = {name: getattr(detector, name) for name in names}
-    for name in ("hidden", "generator_hidden"):
-        values[name] = _widths(values[name])
-    return _Game(*rows.shape, **values)
-
-
-def _widths(hidden) -> tuple[int, ...]:
-    return tuple(int(width) for width in hidden)
 
 
 def _energy(hidden: tuple[int, ...]) -> heads.Energy:
@@ -324,57 +279,6 @@ def _adam(rate: float, num_updates: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, num_updates), 0.5, 0.9)
 
 
-@functools.lru_cache(maxsize=32)
-def _program(game: _Game, num: int):
-    """(state, first step, (rows, streams)) -> (state, metrics) over `num` iterations.
-
-    The rows and the random streams are arguments, lest each fit compiles anew.
-    """
-    shape = (game.num_features,)
-    data = Dataset("rows", shape, game.num_examples, None, lambda rows, i: rows[i])
-
-    def one(state, step, store):
-        rows, streams = store
-        iteration = loop.iteration(
-            _learner(game), data, game.batch_size, streams, resident=True
-        )
-        return iteration(state, step, rows)
-
-    return loop.compiled(one, num)
-
-
-def _trained(game: _Game, rows: np.ndarray, seed: int, verbose: bool) -> PyTree:
-    """Weights of the energy after training on rows [N, F]."""
-    streams = loop.keys(seed)
-    x = jnp.zeros((game.batch_size, game.num_features))
-    # Averages start as the weights themselves, which must not be donated twice.
-    state = jax.tree.map(jnp.copy, _learner(game).init(streams.init, x))
-    store = jax.device_put(rows), streams
-    num = max(n for n in range(1, 101) if game.num_steps % n == 0)
-    call, previous = _program(game, num), {}
-    with tqdm.tqdm(total=game.num_steps, unit="it", disable=not verbose) as bar:
-        for first in range(0, game.num_steps, num):
-            state, found = call(state, first, store)
-            # Of the call before, so that the device need not wait for this check.
-            _check_finite(previous, first)
-            previous = found
-            bar.update(num)
-    _check_finite(previous, game.num_steps)
-    if state.average is None:
-        return jax.device_get(state.energy.params)
-    return jax.device_get(state.average["energy"])
-
-
-def _check_finite(metrics: Metrics, step: int) -> None:
-    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"training diverged before iteration {step} ({', '.join(sorted(bad))} not "
-            "finite): lower learning_rate, raise score_weight, or scale the columns "
-            "with scaling='minmax' or 'standard'"
-        )
-
-
 @functools.partial(jax.jit, static_argnames=("network", "criterion"))
 def _normality(params: PyTree, x: Array, *, network, criterion: str) -> Array:
     """-|grad_x E| or -E of scaled rows x [B, F]: [B]."""
@@ -399,103 +303,25 @@ def _moved_and_scaled(X: np.ndarray, scaling: str | None):
 
 def _check(detector: EnergyDetector) -> None:
     """ValueError naming the first unusable parameter, its value and what it may be."""
-    for name, allowed in (("criterion", _CRITERIA), ("scaling", _SCALINGS)):
-        value = getattr(detector, name)
-        if value not in allowed:
-            choices = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name}={value!r}: choose one of {choices}")
+    values = detector.get_params()
     for name in ("hidden", "generator_hidden"):
-        widths = getattr(detector, name)
-        if not np.iterable(widths) or not all(
-            _whole(w, 1) for w in [*widths, len(widths)]
-        ):
+        widths = values[name]
+        if not np.iterable(widths) or not len(widths):
             raise ValueError(f"{name}={widths!r}: give widths such as (128, 128)")
-    # A batch of one has no independent pairs to tell from the joint ones.
-    for name in ("latent_dim", "num_steps", "num_energy_updates", "batch_size"):
-        value, minimum = getattr(detector, name), 2 if name == "batch_size" else 1
-        if not _whole(value, minimum):
-            raise ValueError(f"{name}={value!r}: give a whole number from {minimum} up")
-    _check_real(detector)
-
-
-def _check_real(detector: EnergyDetector) -> None:
-    ranges = {
-        "contamination": ("(0, 0.5]", lambda value: 0 < value <= 0.5),
-        "score_weight": ("[0, inf)", lambda value: 0 <= value < math.inf),
-        "information_weight": ("[0, inf)", lambda value: 0 <= value < math.inf),
-        "learning_rate": ("(0, inf)", lambda value: 0 < value < math.inf),
-        "average_decay": ("[0, 1)", lambda value: 0 <= value < 1),
-    }
-    for name, (allowed, is_allowed) in ranges.items():
-        value = getattr(detector, name)
-        if not isinstance(value, numbers.Real) or not is_allowed(value):
-            raise ValueError(f"{name}={value!r}: give a number in {allowed}")
-
-
-def _whole(value: Any, minimum: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= minimum
-
-
-def _header(detector: EnergyDetector) -> str:
-    """What is no array of a fitted detector, as JSON."""
-    parameters = detector.get_params()
-    if not isinstance(parameters["random_state"], numbers.Integral):
-        parameters["random_state"] = None
-    names = getattr(detector, "feature_names_in_", None)
-    header = {
-        "format": _FORMAT,
-        "parameters": parameters,
-        "offset": detector.offset_,
-        "feature_names": None if names is None else list(names),
-    }
-    # NumPy's numbers and arrays have their plain forms.
-    return json.dumps(header, default=lambda value: value.tolist())
-
-
-def _arrays(detector: EnergyDetector) -> dict[str, np.ndarray]:
-    params = traverse_util.flatten_dict(detector.params_, sep="/")
-    return {"center": detector.center_, "scale": detector.scale_, **params}
-
-
-def _write(path: pathlib.Path, header: str, arrays: dict[str, np.ndarray]) -> None:
-    """The arrays, the header and the SHA-256 of both in one file, or no file."""
-    arrays = arrays | {"header": np.array(header)}
-    digest = np.array(checkpoint.state_digest(arrays))
-    arrays["sha256"] = digest
-    atomic.replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
-
-
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file of `_write`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: write one with EnergyDetector.save")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = dict(saved)
-        digest, header = str(arrays.pop("sha256")), arrays["header"]
-        intact = digest == checkpoint.state_digest(arrays)
-        header = json.loads(str(arrays.pop("header")))
-        known = header["format"] == _FORMAT
-    except (*_UNREADABLE, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged, or was not written by EnergyDetector.save: {error}"
-        ) from error
-    if not intact:
-        raise ValueError(f"{path} is damaged: its SHA-256 does not match; save it anew")
-    if not known:
-        raise ValueError(
-            f"{path} has the format {header['format']!r}, this version reads "
-            f"{_FORMAT!r}: load it with the version that wrote it"
-        )
-    return header, arrays
-
-
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+        for width in widths:
+            base.check({name: width}, **{name: 1})
+    base.check(
+        values,
+        criterion=("energy", "score_norm"),
+        scaling=("minmax", "standard", None),
+        latent_dim=1,
+        num_steps=1,
+        num_energy_updates=1,
+        # A batch of one has no independent pairs to tell from the joint ones.
+        batch_size=2,
+        contamination="(0, 0.5]",
+        score_weight="[0, inf)",
+        information_weight="[0, inf)",
+        learning_rate="(0, inf)",
+        average_decay="[0, 1)",
+    )

@@ -3,43 +3,32 @@
 Trained as in Tieleman 2008 (persistent contrastive divergence); the parameters and
 attributes are those of `sklearn.neural_network.BernoulliRBM`, with Gaussian visible
 units beside its binary ones.
-
-    from megjax import RBM
-
-    machine = RBM(n_components=200, random_state=0).fit(pixels)  # values in [0, 1]
-    machine.transform(pixels)  # expected hidden units
-    machine.sample(16)  # fantasies
 """
 
 import functools
-import math
-import numbers
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
-from sklearn.utils import check_random_state, validation
-from tqdm import auto as tqdm
 
-from megjax.data.dataset import Dataset
+from megjax import extras
 from megjax.energies import rbm, units
+from megjax.energies.family import Family
+from megjax.estimators import base
 from megjax.learners import contrastive, proximal
 from megjax.learners.base import Learner
 from megjax.training import loop
 from megjax.types import Array, Key, PyTree
 
+with extras.needed("estimators"):
+    from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.utils import check_random_state, validation
+
 _VISIBLE = {"bernoulli": units.BERNOULLI, "gaussian": units.GAUSSIAN}
-_DTYPES = (np.float64, np.float32)
-_CHUNK = 1024
 
 
-class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
     """A restricted Boltzmann machine on rows of numbers [N, F].
 
     For a given `random_state` fitting is deterministic on a kind of device; it uses one.
@@ -61,7 +50,15 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Fitted: `components_` [n_components, F], `intercept_hidden_` [n_components],
     `intercept_visible_` [F], `precision_` [F] with Gaussian units, `n_features_in_`;
-    `feature_names_in_` where columns have names.
+    `v_samples_` and `h_samples_` [batch_size, ...], the chains where they stopped;
+    `feature_names_in_` where columns have names. `save` and `load` need no pickle; a
+    loaded machine goes on training and sampling as the saved one would.
+
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).integers(0, 2, (100, 6)).astype(float)
+    >>> machine = RBM(n_components=3, random_state=0).fit(x)
+    >>> machine.transform(x).shape, machine.sample(5, num_sweeps=10).shape
+    ((100, 3), (5, 6))
     """
 
     def __init__(
@@ -100,8 +97,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         training diverges.
         """
         _check(self)
-        X = validation.validate_data(self, X, dtype=_DTYPES)
-        return self._trained(X, self._fresh(X), self.n_iter)
+        X = self._table(X, reset=True)
+        return self._started(X)._trained(X, self.n_iter)
 
     def partial_fit(self, X, y=None) -> Self:
         """One more pass, over X [N, F], from where training stands; y is ignored.
@@ -111,8 +108,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         _check(self)
         first = not hasattr(self, "components_")
-        X = validation.validate_data(self, X, dtype=_DTYPES, reset=first)
-        return self._trained(X, self._fresh(X) if first else self._state, 1)
+        X = self._table(X, reset=first)
+        return (self._started(X) if first else self)._trained(X, 1)
 
     def transform(self, X) -> np.ndarray:
         """Expected hidden units, P(h = 1 | v): [N, F] -> [N, n_components]."""
@@ -121,8 +118,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def gibbs(self, v) -> np.ndarray:
         """Visible units after one Gibbs sweep from v: [N, F] -> [N, F]."""
         rows = self._rows(v)
-        key = jax.random.key(_seed(self.random_state_))
-        moved = _swept(_machine(self), 1, key, self._params(), rows)
+        key = jax.random.key(base.seed(self.random_state_))
+        moved = _swept(self._machine, 1, key, self._params(), rows)
         return np.asarray(moved).astype(self._dtype(v))
 
     def score_samples(self, X) -> np.ndarray:
@@ -158,57 +155,80 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Raises ValueError where a number is not positive.
         """
         validation.check_is_fitted(self)
-        for name, value in (("n_samples", n_samples), ("num_sweeps", num_sweeps)):
-            if not _whole(value, 1):
-                raise ValueError(f"{name}={value!r}: give a whole number from 1 up")
-        rows = self._state.particles[0] if start is None else self._rows(start)
+        values = {"n_samples": n_samples, "num_sweeps": num_sweeps}
+        base.check(values, n_samples=1, num_sweeps=1)
+        rows = self.v_samples_ if start is None else self._rows(start)
         rows = np.asarray(rows)[np.arange(n_samples) % len(rows)]
-        key = jax.random.key(_seed(self.random_state_))
-        return np.asarray(_swept(_machine(self), num_sweeps, key, self._params(), rows))
-
-    def _fresh(self, X: np.ndarray) -> PyTree:
-        """The state of training before any, with biases that fit the means of X."""
-        self.random_state_ = check_random_state(self.random_state)
-        machine = _machine(self, X.shape[1])
-        self._seed, self._step = _seed(self.random_state_), 0
-        means = jnp.asarray(X.mean(axis=0, dtype=np.float64), jnp.float32)
-        state = _learner(machine).init(
-            loop.keys(self._seed).init, jnp.zeros((self.batch_size, X.shape[1]))
+        key = jax.random.key(base.seed(self.random_state_))
+        return np.asarray(
+            _swept(
+                self._machine,
+                num_sweeps,
+                key,
+                self._params(),
+                rows,
+            )
         )
+
+    def _started(self, X: np.ndarray) -> Self:
+        """The machine before training, with biases that fit the means of X."""
+        self.random_state_ = check_random_state(self.random_state)
+        self.seed_, self.n_steps_ = base.seed(self.random_state_), 0
+        means = X.mean(axis=0, dtype=np.float64).astype(np.float32)
         bias = rbm.visible_bias(
-            jnp.clip(means, 0, 1) if self.visible == "bernoulli" else means,
+            np.clip(means, 0, 1) if self.visible == "bernoulli" else means,
             visible=_VISIBLE[self.visible],
         )
-        params = state.model.params | {"visible_bias": bias}
-        return state.replace(model=state.model.replace(params=params))
+        state = self._initial()
+        return self._took(state.model.params | {"visible_bias": bias}, state.particles)
 
-    def _trained(self, X: np.ndarray, state: PyTree, passes: int) -> Self:
-        rows, machine = jnp.asarray(X, jnp.float32), _machine(self, X.shape[1])
-        num, streams = max(1, len(X) // self.batch_size), loop.keys(self._seed)
-        program = _program(machine, len(X), num)
-        # A copy, since the program takes the memory of what it is given.
-        state = jax.tree.map(jnp.array, state)
-        for _ in tqdm.trange(passes, unit="pass", disable=not self.verbose):
-            state = program(state, self._step, rows, streams)
-            self._step += num
-        state = jax.device_get(state)
-        if not all(map(np.all, map(np.isfinite, state.model.params.values()))):
+    def _initial(self) -> contrastive.State:
+        x = jnp.zeros((self.batch_size, self.n_features_in_))
+        return _learner(self._machine).init(loop.keys(self.seed_).init, x)
+
+    def _trained(self, X: np.ndarray, passes: int) -> Self:
+        state = self._initial()
+        stop = self.n_steps_ + passes * max(1, len(X) // self.batch_size)
+        state = base.trained(
+            _learner(self._machine),
+            state.replace(
+                model=state.model.replace(params=self._params()),
+                particles=(self.v_samples_, self.h_samples_),
+            ),
+            X,
+            range(self.n_steps_, stop),
+            seed=self.seed_,
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+        )
+        if state is None:
             raise FloatingPointError(
                 "training diverged: lower learning_rate, or scale the columns (to "
                 "[0, 1] for visible='bernoulli', to variance 1 for 'gaussian')"
             )
-        self._state, params = state, state.model.params
+        self.n_steps_ = stop
+        return self._took(state.model.params, state.particles)
+
+    def _took(self, params: PyTree, particles: tuple[Array, Array]) -> Self:
+        """The machine with these parameters and chains as its attributes."""
         self.components_ = np.asarray(params["weights"]).T
         self.intercept_hidden_ = np.asarray(params["hidden_bias"])
         self.intercept_visible_ = np.asarray(params["visible_bias"])
+        self.v_samples_, self.h_samples_ = map(np.asarray, particles)
         if self.visible == "gaussian":
-            log_precision = params.get("visible_log_precision", np.zeros(X.shape[1]))
+            zeros = np.zeros(self.n_features_in_)
+            # In double precision, so that the logarithm is the same number again.
+            log_precision = np.float64(params.get("visible_log_precision", zeros))
             self.precision_ = np.exp(log_precision)
         return self
 
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
+
+    @property
+    def _machine(self) -> "_Machine":
+        return base.hyperparameters(_Machine, self)
 
     def _params(self) -> dict[str, np.ndarray]:
         """The parameters as the attributes have them, whoever set those."""
@@ -218,30 +238,20 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "visible_bias": self.intercept_visible_,
         }
         if self.visible == "gaussian" and self.learned_precision:
-            params["visible_log_precision"] = np.log(self.precision_)
+            params["visible_log_precision"] = np.float32(np.log(self.precision_))
         return params
 
     def _rows(self, X) -> np.ndarray:
-        validation.check_is_fitted(self)
-        X = validation.validate_data(self, X, dtype=_DTYPES, reset=False)
-        return X.astype(np.float32)
+        return self._table(X).astype(np.float32)
 
     def _dtype(self, X) -> np.dtype:
         dtype = getattr(X, "dtype", None)
         return np.dtype(np.float32 if dtype == np.float32 else np.float64)
 
     def _chunked(self, function, rows: np.ndarray) -> np.ndarray:
-        """function(machine, params, rows) in chunks of one form.
-
-        One program serves any number of rows, and what a row gets does not depend on
-        its company, to the last bit.
-        """
-        machine, params, found = _machine(self), self._params(), []
-        for first in range(0, len(rows), _CHUNK):
-            chunk = rows[first : first + _CHUNK]
-            padded = np.pad(chunk, ((0, _CHUNK - len(chunk)), (0, 0)))
-            found.append(np.asarray(function(machine, params, padded))[: len(chunk)])
-        return np.concatenate(found)
+        """function(machine, params, rows), in chunks."""
+        bound = functools.partial(function, self._machine, self._params())
+        return base.chunked(bound, rows)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -264,11 +274,6 @@ class _Machine(NamedTuple):
     learned_precision: bool
 
 
-def _machine(estimator: RBM, num_features: int | None = None) -> _Machine:
-    values = {name: getattr(estimator, name) for name in _Machine._fields[1:]}
-    return _Machine(num_features or estimator.n_features_in_, **values)
-
-
 # Equal machines share their programs: folds, seeds and repetitions compile once.
 @functools.lru_cache(maxsize=32)
 def _learner(machine: _Machine) -> Learner:
@@ -284,34 +289,13 @@ def _learner(machine: _Machine) -> Learner:
     )
 
 
-def _family(machine: _Machine):
+def _family(machine: _Machine) -> Family:
     return rbm.family(
         machine.num_features,
         machine.n_components,
         visible=_VISIBLE[machine.visible],
         learned_precision=machine.learned_precision,
     )
-
-
-@functools.lru_cache(maxsize=32)
-def _program(machine: _Machine, num_rows: int, num: int):
-    """(state, first step, rows, streams) -> state after `num` updates."""
-    shape = (machine.num_features,)
-    data = Dataset("rows", shape, num_rows, None, lambda rows, i: rows[i])
-
-    def call(state, first, rows, streams):
-        iteration = loop.iteration(
-            _learner(machine), data, machine.batch_size, streams, resident=True
-        )
-
-        def one(state, step):
-            # Metrics that no one reads are not computed either.
-            return iteration(state, step, rows)[0], None
-
-        steps = first + jnp.arange(num, dtype=jnp.int32)
-        return jax.lax.scan(one, state, steps)[0]
-
-    return jax.jit(call, donate_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -357,29 +341,20 @@ def _swept(
     return contrastive.sweeps(family, key_sweeps, params, chain, 1.0, num_sweeps)[0]
 
 
-def _seed(random_state) -> int:
-    return random_state.randint(np.iinfo(np.int32).max)
-
-
 def _check(estimator: RBM) -> None:
     """ValueError naming the first unusable parameter, its value and what it may be."""
-    if estimator.visible not in _VISIBLE:
-        raise ValueError(
-            f"visible={estimator.visible!r}: choose 'bernoulli' or 'gaussian'"
-        )
-    for name in ("n_components", "batch_size", "n_iter", "num_sweeps"):
-        value = getattr(estimator, name)
-        if not _whole(value, 1):
-            raise ValueError(f"{name}={value!r}: give a whole number from 1 up")
-    for name in ("learning_rate", "l1", "l2"):
-        value = getattr(estimator, name)
-        if not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value!r}: give a number in [0, inf)")
+    base.check(
+        estimator.get_params(),
+        visible=("bernoulli", "gaussian"),
+        n_components=1,
+        batch_size=1,
+        n_iter=1,
+        num_sweeps=1,
+        learning_rate="[0, inf)",
+        l1="[0, inf)",
+        l2="[0, inf)",
+    )
     if estimator.learned_precision and estimator.visible != "gaussian":
         raise ValueError(
             "learned_precision=True: only visible='gaussian' has a precision"
         )
-
-
-def _whole(value: Any, minimum: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= minimum

@@ -31,18 +31,31 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
     """The arrays of a file; None where it is missing or, with a warning, damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = dict(saved)
-        intact = str(arrays.pop(DIGEST)) == _digest(arrays)
+        return checked(path)
     except FileNotFoundError:
         return None
+    except ValueError:
+        LOG.warning("%s is damaged: what it held is made anew", path)
+        return None
+
+
+def checked(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that `write` wrote.
+
+    Raises FileNotFoundError, and ValueError where the file is damaged or another's.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        digest = str(arrays.pop(DIGEST))
+    except FileNotFoundError:
+        raise
     # zipfile and NumPy raise whatever their parsers do.
-    except Exception:  # noqa: BLE001
-        intact = False
-    if intact:
-        return arrays
-    LOG.warning("%s is damaged: what it held is made anew", path)
-    return None
+    except Exception as error:
+        raise ValueError(f"no arrays with their SHA-256 ({error})") from error
+    if digest != _digest(arrays):
+        raise ValueError("its SHA-256 does not match")
+    return arrays
 
 
 def replace(path: pathlib.Path, write_fn: Callable[[BinaryIO], None]) -> None:

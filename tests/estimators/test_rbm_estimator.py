@@ -12,7 +12,7 @@ from sklearn.utils import estimator_checks
 
 import megjax
 from megjax.energies import exact, rbm, units
-from megjax.estimators import rbm as estimator
+from megjax.estimators import base
 from megjax.estimators.rbm import RBM
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -36,10 +36,10 @@ def small(**changes):
 def untrained(monkeypatch):
     """The contract does not depend on training, of which each shape would compile."""
 
-    def program(machine, num_rows, num):
-        return lambda state, first, rows, streams: state
+    def start(learner, state, rows, steps, **settings):
+        return jax.device_get(state)
 
-    monkeypatch.setattr(estimator, "_program", program)
+    monkeypatch.setattr(base, "trained", start)
 
 
 # BernoulliRBM is excused from two checks of invariance, which hold here.
@@ -142,7 +142,7 @@ def test_partial_fit_goes_on_where_training_stands(digits):
         parts.partial_fit(digits)
     np.testing.assert_array_equal(whole.components_, parts.components_)
     # Every pass has an order and chains of its own.
-    assert parts._step == 3 * (len(digits) // 10)
+    assert parts.n_steps_ == 3 * (len(digits) // 10)
     moved = parts.partial_fit(digits[:20])
     assert np.any(moved.components_ != whole.components_)
     again = small(n_iter=3).fit(digits)
@@ -180,10 +180,30 @@ def test_it_works_in_pipelines_and_survives_pickle(digits, fitted):
     assert megjax.RBM is RBM
 
 
+@pytest.mark.parametrize("visible", ["bernoulli", "gaussian"])
+def test_a_loaded_machine_goes_on_as_the_saved_one_would(digits, tmp_path, visible):
+    changes = {"l1": 0.01, "learning_rate": 0.01, "visible": visible}
+    saved = small(learned_precision=visible == "gaussian", **changes).fit(digits)
+    saved.save(tmp_path / "one.npz")
+    loaded = RBM.load(tmp_path / "one.npz")
+    assert loaded.get_params() == saved.get_params()
+    for again in (saved, loaded):
+        again.drawn = again.sample(3, num_sweeps=2)
+        again.partial_fit(digits[:100])
+    np.testing.assert_array_equal(loaded.drawn, saved.drawn)
+    np.testing.assert_array_equal(loaded.components_, saved.components_)
+    np.testing.assert_array_equal(
+        loaded.score_samples(digits), saved.score_samples(digits)
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"visible": "potts"}, "visible='potts': choose 'bernoulli' or 'gaussian'"),
+        (
+            {"visible": "potts"},
+            "visible='potts': choose one of 'bernoulli', 'gaussian'",
+        ),
         ({"n_components": 0}, "n_components=0: give a whole number from 1 up"),
         ({"batch_size": 2.5}, "batch_size=2.5: give a whole number"),
         ({"learning_rate": -1}, "learning_rate=-1: give a number in"),
