@@ -1,10 +1,10 @@
-"""What a classifier sees in samples: distances to data, classes, and collapse.
+"""What a classifier sees in samples: distances to data, classes, and spread.
 
 The distances of Heusel et al. 2017 (Frechet) and Binkowski et al. 2018 (kernel) in the
 features of a small classifier, beside the same of held-out images, which are the floor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from megjax.data import images
 from megjax.evaluation import fidelity
 from megjax.evaluation.fidelity import Space
 from megjax.learners.base import Learner
-from megjax.metrics import frechet
+from megjax.metrics import coverage, frechet
 from megjax.types import Evaluation, Key, PyTree, Report
 
 BATCH_SIZE = 500
@@ -23,7 +23,7 @@ NUM_SUBSETS = 20
 """Of the kernel distance: 1000 images each."""
 
 NUM_NEIGHBOURS = 2000
-"""Images between which distances are taken; a median needs no more."""
+"""Images whose spread is measured; a median needs no more."""
 
 SHOWN = 100
 
@@ -84,9 +84,11 @@ def scores(ours: Seen, real: Seen) -> dict[str, float]:
 
     frechet, kernel: distances of the features; 0 is best. confidence: mean probability
     of the named class. class_entropy: of the named classes, in nats, at most log K;
-    rarest_class: share of the least named one. `collapse` of the features.
+    rarest_class: fraction of the least named one. spread, spacing: of features, as
+    `coverage.relative_spread`.
     """
     mean, covariance = _moments(ours.features)
+    num = min(len(ours.features), len(real.features), NUM_NEIGHBOURS)
     kernel, _ = frechet.kernel_distance(
         ours.features, real.features, num_subsets=NUM_SUBSETS
     )
@@ -99,20 +101,8 @@ def scores(ours: Seen, real: Seen) -> dict[str, float]:
         "confidence": float(probs.max(1).mean()),
         "class_entropy": float(-np.sum(positive * np.log(positive))),
         "rarest_class": float(share.min()),
-        **collapse(ours.features, real.features),
+        **coverage.relative_spread(ours.features[:num], real.features[:num]),
     }
-
-
-def collapse(features: np.ndarray, real: np.ndarray) -> Mapping[str, float]:
-    """How widely features [N, F] lie, relative to real ones [M, F]: 1 is best.
-
-    spread: standard deviation over all of them. spacing: median distance to the next
-    one among 2000 (or all, where one set has fewer); 0 at total collapse.
-    """
-    num = min(len(features), len(real), NUM_NEIGHBOURS)
-    spread = np.sum(np.var(features, axis=0)) / np.sum(np.var(real, axis=0))
-    spacing = _spacing(features[:num]) / _spacing(real[:num])
-    return {"spread": float(np.sqrt(spread)), "spacing": float(spacing)}
 
 
 def _drawn(draw: Callable, key: Key, state: PyTree, num: int) -> np.ndarray:
@@ -126,12 +116,3 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [F] and covariance [F, F] of features [N, F]."""
     found = frechet.moments(features)
     return found.mean, found.scatter / (found.num - 1)
-
-
-def _spacing(features: np.ndarray) -> float:
-    """Median Euclidean distance of a row to the nearest other one."""
-    features = np.asarray(features, np.float64)
-    norms = np.sum(features**2, axis=1)
-    squares = norms[:, None] + norms - 2 * features @ features.T
-    np.fill_diagonal(squares, np.inf)
-    return float(np.median(np.sqrt(np.maximum(squares.min(axis=1), 0))))

@@ -17,6 +17,7 @@ from megjax.data.dataset import Dataset
 from megjax.evaluation import classifier as classifiers
 from megjax.evaluation.classifier import Classifier
 from megjax.learners.base import Learner
+from megjax.metrics.coverage import kl_to_uniform
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
 SAMPLES_PER_MODE = 26
@@ -113,7 +114,7 @@ def scores(stacks: Named, num_classes: int = 10) -> Mapping[str, float]:
         "modes_by_count": int(np.sum(counts >= threshold)),
         "modes_by_confidence": int(np.sum(confident_counts > 0)),
         "confident_share": float(np.mean(confident)),
-        "kl": divergence(counts),
+        "kl": kl_to_uniform(counts),
     }
 
 
@@ -133,19 +134,8 @@ def count_threshold(num_samples: int, num_cells: int) -> int:
     return max(1, num_samples // num_cells // 4)
 
 
-def divergence(counts: np.ndarray) -> float:
-    """KL(histogram || equal shares) in nats of counts [M]; empty cells add nothing.
-
-    The reverse divergence is infinite as soon as a cell is empty. NaN without samples.
-    """
-    if not np.sum(counts):
-        return float("nan")
-    share = counts[counts > 0] / np.sum(counts)
-    return float(np.sum(share * np.log(share * len(counts))))
-
-
 def floor(num_samples: int, num_cells: int) -> float:
-    """The mean `divergence` of samples with equal shares, in nats: (M - 1) / 2N.
+    """The mean `kl_to_uniform` of samples with equal shares, in nats: (M - 1) / 2N.
 
     The first order in 1 / N, for N well above M.
     """
@@ -186,7 +176,7 @@ def _real(
         if labels is not None:
             counts = cell_counts(labels[drawn], num_classes)
             found[-1]["modes_true_labels"] = int(np.sum(counts > 0))
-            found[-1]["kl_true_labels"] = divergence(counts)
+            found[-1]["kl_true_labels"] = kl_to_uniform(counts)
     means = {k: float(np.mean([one[k] for one in found])) for k in found[0]}
     means["kl_std"] = float(np.std([one["kl"] for one in found], ddof=1))
     return {f"real_{name}": value for name, value in means.items()}, stacks

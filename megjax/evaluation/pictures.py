@@ -1,4 +1,4 @@
-"""Pictures of samples, for the eye."""
+"""Pictures of samples and of chains."""
 
 from functools import partial
 
@@ -7,13 +7,14 @@ import numpy as np
 
 from megjax import plotting
 from megjax.learners.base import Learner
+from megjax.metrics import mcmc
 from megjax.types import Evaluation, Report
 
 
 def sample_grid(learner: Learner, num: int = 100) -> Evaluation:
     """An evaluation that shows `num` images from the same latents every time.
 
-    Metrics: the range of the samples' energies.
+    Metrics: mean and standard deviation of the samples' energies.
     """
     draw = jax.jit(partial(learner.sample, num=num))
     energy = jax.jit(learner.energy)
@@ -30,3 +31,24 @@ def sample_grid(learner: Learner, num: int = 100) -> Evaluation:
         )
 
     return evaluate
+
+
+def chains(x: np.ndarray, *, num_lags: int = 100) -> dict[str, np.ndarray]:
+    """Traces, ranks and autocorrelations of x [chains, draws, dim], first 4 dimensions.
+
+    >>> sorted(chains(np.random.default_rng(0).normal(size=(2, 50, 1))))
+    ['autocorrelations', 'ranks', 'traces']
+    """
+    x = np.asarray(x)[..., :4]
+    panels = {f"$x_{i}$": x[..., i] for i in range(x.shape[2])}
+    correlations = mcmc.autocorrelations(x, mcmc.Estimator())[:num_lags]
+    lags = np.arange(len(correlations))
+    return {
+        "traces": plotting.traces(panels),
+        "ranks": plotting.ranks(panels),
+        "autocorrelations": plotting.curves(
+            {name: (lags, correlations[:, i]) for i, name in enumerate(panels)},
+            x_label="lag (transitions)",
+            y_label="autocorrelation",
+        ),
+    }

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from megjax import plotting
+from megjax.evaluation import pictures
 from megjax.learners import proposal
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density, mcmc
@@ -64,7 +65,7 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
         found["ess_above_per_gradient"] = above / (trial.num_gradients or np.nan)
         found["ess_above_per_5000"] = 5000 * above
         found |= mcmc.acceptance(*infos)
-        return Report(found, mcmc.pictures(x))
+        return Report(found, pictures.chains(x))
 
     return evaluate
 

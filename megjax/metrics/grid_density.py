@@ -82,3 +82,33 @@ def cross_entropies(
         return beta * jnp.mean(at_data) + log_z
 
     return np.asarray(jax.lax.map(loss, jnp.asarray(betas, jnp.float32)))
+
+
+def cell_shares(x: np.ndarray, cells: int, extent: float) -> np.ndarray:
+    """Fractions of points x [N, 2] in the window's cells [cells^2], ordered as `grid`.
+
+    Points outside count in the total but in no cell.
+    """
+    edges = np.linspace(-extent, extent, cells + 1)
+    counts, _, _ = np.histogram2d(*x.T, bins=(edges, edges))
+    return counts.ravel() / max(len(x), 1)
+
+
+def kl_divergence(p: np.ndarray, log_q: np.ndarray) -> float:
+    """KL(p || q) in nats of distributions over cells, p [N] and log q [N].
+
+    Where p is made of counts, counting adds about one nat per two points a cell.
+    """
+    seen = p > 0
+    return float(np.sum(p[seen] * (np.log(p[seen]) - log_q[seen])))
+
+
+def jensen_shannon_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Of two distributions over cells [N], in nats, in [0, log 2].
+
+    >>> print(f"{jensen_shannon_divergence(np.array([1, 0]), np.array([0, 1])):.4f}")
+    0.6931
+    """
+    with np.errstate(divide="ignore"):
+        log_mixture = np.log((p + q) / 2)
+    return (kl_divergence(p, log_mixture) + kl_divergence(q, log_mixture)) / 2

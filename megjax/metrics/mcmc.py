@@ -1,4 +1,4 @@
-"""Did the chains mix? Effective sample size, R-hat, jumps, acceptance, and pictures.
+"""Did the chains mix? Effective sample size, R-hat, squared jumps, acceptance.
 
 Vehtari et al. 2021 by ArviZ for scalar traces; for positions one estimator with the
 choices in which Levy et al. 2018 (L2HMC), Song et al. 2017 (A-NICE-MC), Hoffman et al.
@@ -8,12 +8,12 @@ choices in which Levy et al. 2018 (L2HMC), Song et al. 2017 (A-NICE-MC), Hoffman
 import inspect
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from megjax import extras, plotting
+from megjax import extras
 
 MIN_DRAWS = 4
 TRUNCATIONS = ("geyer", "above", "first")
@@ -205,29 +205,6 @@ def exported(x: np.ndarray, infos=None, *, name: str = "x"):
     if "posterior" in inspect.signature(arviz.from_dict).parameters:
         return arviz.from_dict(**groups)
     return arviz.from_dict(groups)
-
-
-def pictures(
-    x: np.ndarray, names: Sequence[str] | None = None, *, num_lags: int = 100
-) -> dict[str, np.ndarray]:
-    """Traces, ranks and autocorrelations of chains x [chains, draws, dim].
-
-    names: of the coordinates, by default x0, x1, ...; the first four are shown.
-    """
-    x = np.asarray(x)[..., :4]
-    names = names or [f"$x_{i}$" for i in range(x.shape[2])]
-    panels = {name: x[..., i] for i, name in enumerate(names[: x.shape[2]])}
-    correlations = autocorrelations(x, Estimator())[:num_lags]
-    lags = np.arange(len(correlations))
-    return {
-        "traces": plotting.traces(panels),
-        "ranks": plotting.ranks(panels),
-        "autocorrelations": plotting.curves(
-            {name: (lags, correlations[:, i]) for i, name in enumerate(panels)},
-            x_label="lag (transitions)",
-            y_label="autocorrelation",
-        ),
-    }
 
 
 def acceptance(

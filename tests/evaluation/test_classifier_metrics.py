@@ -9,7 +9,7 @@ from configs import base
 from megjax.data import images
 from megjax.evaluation import classifier_metrics, fidelity
 from megjax.learners.base import Learner
-from megjax.metrics import frechet
+from megjax.metrics import coverage, frechet
 
 KEY = jax.random.key(0)
 
@@ -67,7 +67,7 @@ def test_scores_by_hand():
     features = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     real = np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
     # The nearest others are 1, sqrt 18 and 1 away, and 2, 2 and 2.
-    found = classifier_metrics.collapse(features, real)
+    found = coverage.relative_spread(features, real)
     assert found["spacing"] == pytest.approx(0.5)
     spread = (np.var([0, 3, 0]) + np.var([0, 4, 1])) / (2 * np.var([0, 0, 2]))
     assert found["spread"] == pytest.approx(np.sqrt(spread))

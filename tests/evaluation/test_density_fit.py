@@ -1,4 +1,4 @@
-"""Numbers of collapse and alignment against cases worked by hand."""
+"""Fit of samples and energy against cases worked by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -54,25 +54,3 @@ def test_a_collapsed_generator_is_seen():
     assert found["best_beta"] == pytest.approx(0.1, rel=0.3)
     assert found["kl_at_beta_1"] > 5
     assert set(done.pictures) == {"figure_2", "density"}
-
-
-def test_jensen_shannon_by_hand():
-    p, q = np.array([1.0, 0.0]), np.array([0.0, 1.0])
-    assert density_fit.jensen_shannon(p, q) == pytest.approx(np.log(2))
-    assert density_fit.jensen_shannon(p, p) == 0
-    half = np.array([0.5, 0.5])
-    value = 0.5 * np.log(4 / 3) + 0.5 * (0.5 * np.log(2 / 3) + 0.5 * np.log(2))
-    assert density_fit.jensen_shannon(p, half) == pytest.approx(value)
-
-
-def test_cells_are_ordered_as_the_grid():
-    x = np.array([[-0.9, 0.9], [-0.9, 0.9], [0.9, -0.9], [5.0, 5.0]])
-    np.testing.assert_allclose(density_fit.cell_shares(x, 2, 1.0), [0, 0.5, 0.25, 0])
-
-
-def test_divergence_by_hand():
-    energies = np.array([0.0, np.log(3.0)])
-    # Model 3/4 and 1/4 against 1/2 each.
-    value = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
-    found = density_fit.divergence(np.array([0.5, 0.5]), energies, 1.0)
-    assert found == pytest.approx(value, rel=1e-6)

@@ -14,6 +14,7 @@ from megjax.data import images, stacked
 from megjax.data.dataset import Dataset
 from megjax.evaluation import mode_count
 from megjax.learners.base import Learner
+from megjax.metrics.coverage import kl_to_uniform
 
 REAL = pathlib.Path(__file__).parents[3] / "shared/data/tfds"
 
@@ -65,21 +66,21 @@ def test_cells_by_hand():
 
 def test_divergence_by_hand_and_by_scipy():
     np.testing.assert_allclose(
-        mode_count.divergence(np.array([3, 1, 0, 0])),
+        kl_to_uniform(np.array([3, 1, 0, 0])),
         0.75 * np.log(3) + 0.25 * np.log(1),
     )
     counts = np.random.RandomState(0).poisson(2, 500)
     expected = stats.entropy(counts, np.ones(500))
-    np.testing.assert_allclose(mode_count.divergence(counts), expected)
-    assert mode_count.divergence(np.full(7, 4)) == pytest.approx(0, abs=1e-15)
-    assert mode_count.divergence(np.eye(1000)[3]) == pytest.approx(np.log(1000))
-    assert np.isnan(mode_count.divergence(np.zeros(5)))
+    np.testing.assert_allclose(kl_to_uniform(counts), expected)
+    assert kl_to_uniform(np.full(7, 4)) == pytest.approx(0, abs=1e-15)
+    assert kl_to_uniform(np.eye(1000)[3]) == pytest.approx(np.log(1000))
+    assert np.isnan(kl_to_uniform(np.zeros(5)))
 
 
 def test_floor_is_the_mean_of_even_draws():
     assert mode_count.floor(26_000, 1000) == pytest.approx(0.0192, abs=5e-5)
     counts = np.random.default_rng(0).multinomial(26_000, [1e-3] * 1000, size=40)
-    found = np.array([mode_count.divergence(row) for row in counts])
+    found = np.array([kl_to_uniform(row) for row in counts])
     error = found.std() / np.sqrt(len(found))
     # The next order in 1 / N is 1.3 % of the floor at 26 draws a mode.
     assert found.mean() == pytest.approx(0.0192 * 1.013, abs=4 * error)
@@ -171,7 +172,7 @@ def test_every_sample_counts_once(num, batch_size):
     counts = mode_count.cell_counts(mode_count.named(Reader(), x).classes)
     assert found["num_samples"] == num == counts.sum()
     assert found["modes"] == np.sum(counts > 0)
-    assert found["kl"] == pytest.approx(mode_count.divergence(counts))
+    assert found["kl"] == pytest.approx(kl_to_uniform(counts))
 
 
 def test_other_sizes_are_refused():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from megjax.metrics import grid_density
 
@@ -54,3 +55,26 @@ def test_cross_entropy_of_a_gaussian_is_its_entropy_at_beta_one():
     expected = np.log(2 * np.pi * 0.25**2 / BETAS) + BETAS
     np.testing.assert_allclose(losses, expected, atol=0.01)
     assert np.argmin(losses) == 1
+
+
+def test_jensen_shannon_by_hand():
+    p, q = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert grid_density.jensen_shannon_divergence(p, q) == pytest.approx(np.log(2))
+    assert grid_density.jensen_shannon_divergence(p, p) == 0
+    half = np.array([0.5, 0.5])
+    value = 0.5 * np.log(4 / 3) + 0.5 * (0.5 * np.log(2 / 3) + 0.5 * np.log(2))
+    assert grid_density.jensen_shannon_divergence(p, half) == pytest.approx(value)
+
+
+def test_cells_are_ordered_as_the_grid():
+    x = np.array([[-0.9, 0.9], [-0.9, 0.9], [0.9, -0.9], [5.0, 5.0]])
+    np.testing.assert_allclose(grid_density.cell_shares(x, 2, 1.0), [0, 0.5, 0.25, 0])
+
+
+def test_kl_divergence_by_hand():
+    # Model 3/4 and 1/4 against 1/2 each; the empty cell adds nothing.
+    value = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    found = grid_density.kl_divergence(
+        np.array([0.5, 0.5, 0]), np.log([0.75, 0.25, 0.1])
+    )
+    assert found == pytest.approx(value, rel=1e-12)

@@ -230,11 +230,3 @@ def test_exported_chains_are_what_arviz_reads():
     np.testing.assert_array_equal(found["posterior"]["z"].values, x)
     assert float(found["sample_stats"]["acceptance_rate"].mean()) == 0.5
     assert "sample_stats" not in mcmc.exported(x)
-
-
-def test_pictures_of_chains():
-    found = mcmc.pictures(draws([0.5] * 6, num_draws=200), num_lags=20)
-    assert set(found) == {"traces", "ranks", "autocorrelations"}
-    for picture in found.values():
-        assert picture.dtype == np.uint8 and picture.shape[2] == 3
-        assert picture.std() > 5
