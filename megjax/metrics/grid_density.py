@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import spatial
 
 from megjax.types import Array, EnergyFn
 
@@ -55,6 +54,9 @@ def cell_log_masses(energies: Array, inverse_temperature: float) -> Array:
 
 def near(grid: Grid, centres: np.ndarray, radius: float) -> np.ndarray:
     """Which cells lie within `radius` of one of the centres [M, 2]: bool [size^2]."""
+    # A third of a second, of which sampling and its commands have no need.
+    from scipy import spatial
+
     distances, _ = spatial.KDTree(centres).query(grid.points)
     return distances < radius
 
