@@ -22,10 +22,11 @@ from absl import flags
 from sklearn import metrics as sklearn_metrics
 
 from benchmarks import proposals
-from configs import base, cifar10
 from megjax import app
 from megjax.data import images
 from megjax.evaluation import anomaly, fidelity
+from megjax.recipes import cifar10, image_sets
+from megjax.recipes import meg as meg_recipe
 from megjax.samplers import rwm
 from megjax.sampling import draw, trace
 from megjax.training import checkpoint, evaluate, experiment, loop, metric_writer
@@ -46,7 +47,7 @@ ROWS = flags.DEFINE_list("rows", list(proposals.ROWS), "Targets of proposal_tabl
 NO_FILES = ("toy", "digits", "icg", "scg", "moon", "funnel")
 """Parts of the names of configs that read no data."""
 RATES = {
-    f"wgan_gp.{name}": base.in_nats()[name]
+    f"wgan_gp.{name}": meg_recipe.in_nats()[name]
     for name in ("learning_rate", "schedule", "average_decay")
 }
 """Those of small configurations of MEG, so that only the method differs."""
@@ -174,7 +175,7 @@ def table2() -> Iterator[Sequence]:
 
 def _test_images(space, settings) -> tuple[int, dict[str, float]]:
     """How many images of the test set are compared, as samples are, and their metrics."""
-    config = cifar10.get_config()
+    config = experiment.load("cifar10")
     for field, value in settings.items():
         value = str(value) if isinstance(value, pathlib.Path) else value
         config.update_from_flattened_dict({field: value})
@@ -182,7 +183,7 @@ def _test_images(space, settings) -> tuple[int, dict[str, float]]:
     if space == "inception":
         ready = fidelity.inception_space(chosen.inception_weights)
     else:
-        ready = base.classifier_space(chosen.classifier, "cifar10")
+        ready = image_sets.classifier_space(chosen.classifier, "cifar10")
     pixels, _ = images.labelled("cifar10", split="test", data_dir=DATA_DIR.value)
     pixels = pixels[: chosen.num_samples]
     found = fidelity.summary(pixels, ready, batch_size=chosen.batch_size)
@@ -198,7 +199,7 @@ def _table2_rows():
         small = {"width": 64, "train.num_steps": 1000}
         gan = gan._replace(fields=small)
         # As `stacked_mnist_small`: the paper's penalty needs longer runs.
-        nats = {f"meg.{name}": value for name, value in base.in_nats().items()}
+        nats = {f"meg.{name}": value for name, value in meg_recipe.in_nats().items()}
         meg = Run("MEG, in nats", meg.config, small | nats | {"meg.score_weight": 1.0})
     yield gan, "generator", 30.95, 6.81
     for name, sampler, *paper in (

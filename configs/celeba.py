@@ -5,25 +5,11 @@ python train.py --config=configs/celeba.py
 Needs an accelerator; run on made-up images only, for want of the data.
 """
 
-from configs import base
-from megjax.data import images
+from megjax.recipes import meg
 
 
 def get_config():
-    """The reference's settings."""
-    config = base.image_config(64)
-    config.image_size = 64
-    config.build = build
+    """The reference's settings; it leaves PyTorch's default initialisation here."""
+    config = meg.image_config("celeb_a")
+    config.default_init = True
     return config
-
-
-def build(config):
-    """MEG on the training split."""
-    data = images.tfds_images(
-        "celeb_a",
-        data_dir=config.data_dir or None,
-        image_size=config.image_size,
-        crop=140,
-    )
-    # The reference leaves PyTorch's default initialisation here.
-    return base.image_meg(config, data, default_init=True)

@@ -9,8 +9,7 @@ truth on the plotted window at its best inverse temperature (a uniform one 2.29)
 without entropy, 2.28 with the workshop's settings.
 """
 
-from configs import deep_directed_two_spirals
-from megjax.data import toy
+from megjax.recipes import deep_directed
 
 
 def get_config(variant="entropy"):
@@ -19,13 +18,7 @@ def get_config(variant="entropy"):
     The space between the arms is wide, and with less the energy falls below theirs at
     the ends, where few data and fewer samples lie.
     """
-    config = deep_directed_two_spirals.get_config(variant)
+    config = deep_directed.plane_config("four_spin", variant)
     if variant != "workshop":
         config.deep_directed.score_weight = 0.03
-    config.build = build
     return config
-
-
-def build(config):
-    """On the fixed set of 10,000 points."""
-    return deep_directed_two_spirals.planar_model(config, toy.four_spin)

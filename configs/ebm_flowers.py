@@ -10,15 +10,16 @@ length needs an accelerator (docs/gpu.md); `ebm_digits` is the size for a CPU.
 
 import functools
 
-from configs import base, ebm_digits, flowers
+from configs import base, ebm_digits
 from megjax.evaluation import fidelity
+from megjax.recipes import image_sets
 
 
 def get_config(sampler="neural"):
     """5 bits, 10,000 chains, 40 transitions, acceptance 0.6; the rest is ours."""
     config = ebm_digits.ebm_config(sampler)
     config.data_dir = ""
-    config.image_size = 32
+    config.dataset, config.image_size = "oxford_flowers102", 32
     config.batch_size, config.width = 100, 64
     config.evaluation.update(
         {
@@ -35,7 +36,7 @@ def get_config(sampler="neural"):
 
 def build(config):
     """On all three splits, 8,189 images."""
-    data = flowers.flowers(config)
+    data = image_sets.data(config)
     built = ebm_digits.image_energy(config, data)
     if not config.evaluation.inception_weights:
         return built

@@ -6,7 +6,7 @@ python sample.py --workdir=runs/mnist_small --steps=100 --inverse_temperature=10
 Measured: 8 minutes on two shared CPU cores (3000 iterations); recognisable digits.
 """
 
-from configs import base, mnist
+from megjax.recipes import image_sets, meg
 
 
 def get_config(name="mnist"):
@@ -16,9 +16,9 @@ def get_config(name="mnist"):
     in the thousands and the entropy plays no part; a hundred times the penalty keeps
     them of the size of the entropy.
     """
-    config = mnist.get_config(name)
+    config = meg.with_images(image_sets.mnist_config(name))
     config.width = 64
-    config.meg.update(base.in_nats() | {"score_weight": 1.0})
+    config.meg.update(meg.in_nats() | {"score_weight": 1.0})
     config.train.num_steps = 3000
     config.train.evaluate_every = 500
     return config

@@ -17,11 +17,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from configs import base, deep_directed_two_spirals, rbm_mnist, toy_two_spirals
-from megjax.data import toy
+from configs import base, rbm_mnist
 from megjax.learners import contrastive
 from megjax.networks import experts
+from megjax.recipes import deep_directed, planar_sets
 from megjax.samplers import mala
+from megjax.training.experiment import Experiment
 
 SETS = ("two_spirals", "four_spin")
 
@@ -32,7 +33,7 @@ def get_config(name="two_spirals"):
         raise ValueError(f"data set {name!r}: choose one of {', '.join(SETS)}")
     config = rbm_mnist.machine_config()
     del config.early_stopping, config.pixels, config.evaluation
-    config.name = name
+    config.dataset, config.evaluation = name, {"num_points": 1_000_000}
     config.batch_size, config.width, config.num_layers = 200, 128, 2
     config.activation = "elu"
     config.num_experts, config.visible_std = 128, 4.0
@@ -52,11 +53,9 @@ def get_config(name="two_spirals"):
 
 def build(config):
     """On the fixed set of points."""
-    source = base.choice(
-        "name", config.name, two_spirals=toy.two_spirals, four_spin=toy.four_spin
-    )
+    data = planar_sets.data(config)
     learner = contrastive.contrastive(specification(config))
-    return toy_two_spirals.measured(config, learner, source)
+    return Experiment(data, learner, planar_sets.evaluations(config, data, learner))
 
 
 def specification(config):
@@ -69,7 +68,7 @@ def specification(config):
     network = experts.Experts(
         experts.Features(
             (config.width,) * config.num_layers,
-            deep_directed_two_spirals.activation(config),
+            deep_directed.ACTIVATIONS[config.activation],
             dtype=base.compute_dtype(config.dtype),
         ),
         config.num_experts,

@@ -7,17 +7,9 @@ Measured for `calibrated`, three seeds: 3 minutes on one CPU core; all 8 modes, 
 94 % of the samples within 4 standard deviations of one.
 """
 
-from configs import toy_25gaussians
-from megjax.data import toy
+from megjax.recipes import meg
 
 
 def get_config(variant="paper"):
-    """As for 25 Gaussians."""
-    config = toy_25gaussians.get_config(variant)
-    config.build = build
-    return config
-
-
-def build(config):
-    """MEG on an endless stream of points."""
-    return toy_25gaussians.planar_meg(config, toy.gaussians_8, toy.ring_8())
+    """As for 25 Gaussians, on an endless stream of points."""
+    return meg.plane_config("gaussians_8", variant)

@@ -7,17 +7,12 @@ Measured: 6 minutes on a shared CPU core; 97 % of the data within 0.1 of a sampl
 at its best inverse temperature, a uniform density 2.29 and the deep directed model 1.05.
 """
 
-from configs import toy_two_spirals
-from megjax.data import toy
+from megjax.recipes import meg
 
 
 def get_config():
     """As for two spirals."""
-    config = toy_two_spirals.get_config()
-    config.build = build
+    config = meg.plane_config("four_spin", "calibrated")
+    config.meg.score_weight = 0.01
+    config.train.num_steps = 10_000
     return config
-
-
-def build(config):
-    """MEG on the fixed set of 10,000 points."""
-    return toy_two_spirals.planar_meg(config, toy.four_spin)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cifar10
 from megjax.data import images
 from megjax.evaluation import classifier
 from megjax.learners.base import Learner
+from megjax.recipes import cifar10, image_sets
+from megjax.training import experiment
 
 NAMES = (
     "generator",
@@ -51,13 +52,13 @@ class Brightness:
 
 
 def protocols(**changes):
-    settings = cifar10.get_config().evaluation
-    settings.update(changes)
-    return cifar10.protocols(settings, DATA, LEARNER)
+    config = experiment.load("cifar10")
+    config.evaluation.update(changes)
+    return image_sets.protocols(config, DATA, LEARNER)
 
 
 def test_defaults_are_the_papers_and_its_codes():
-    settings = cifar10.get_config().evaluation
+    settings = experiment.load("cifar10").evaluation
     assert settings.num_samples == 50_000
     chain = settings.mala_steps, settings.mala_step_size, settings.inverse_temperature
     assert chain == (5, 0.01, 0.2)
@@ -132,7 +133,7 @@ def test_samplers_report(measured):
 
 
 def test_settings_of_the_chains():
-    made = cifar10.samplers(cifar10.get_config().evaluation, LEARNER)
+    made = cifar10.samplers(experiment.load("cifar10").evaluation, LEARNER)
     chains = {name: made[name].keywords for name in NAMES[1:]}
     assert {chain["inverse_temperature"] for chain in chains.values()} == {0.2}
     priors = [chains[name]["prior"] for name in ("latent_mala", "latent_mala_prior")]

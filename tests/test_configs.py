@@ -1,9 +1,9 @@
 """Every config, made small, on made-up data: it builds, steps, saves and resumes."""
 
-import functools
 import importlib
 import io
 import itertools
+import json
 import pathlib
 import signal
 
@@ -15,7 +15,6 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorflow_datasets.proto import tf_example_pb2
 
-from configs import proposal_latent, toy_25gaussians, toy_two_spirals
 from megjax.data import images, kdd99
 from megjax.data.dataset import Dataset
 from megjax.densities import logistic
@@ -215,22 +214,28 @@ def regression_table(name, data_dir):
 def trained_meg(target):
     """The digits demo before its first step."""
     config = small_config("digits", target, {})
-    built = config.build(config)
+    built = experiment.build(config)
     state = built.learner.init(jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
-    return loop.Restored(config, built, state, 1)
+    return loop.Restored(config, built.learner, state, 1, (8, 8, 1), config.recipe)
 
 
 @pytest.fixture
 def made_up(monkeypatch, tmp_path):
     """Data in place of what is downloaded; the directory of the user's own."""
     monkeypatch.setattr(logistic, "table", regression_table)
-    monkeypatch.setattr(proposal_latent, "trained", trained_meg)
+    restore = loop.restore
+    monkeypatch.setattr(
+        loop,
+        "restore",
+        lambda run, *given, **named: (
+            trained_meg(run)
+            if run == pathlib.Path("runs/digits")
+            else restore(run, *given, **named)
+        ),
+    )
     monkeypatch.setattr(images, "_source", source)
     monkeypatch.setattr(kdd99, "table", table)
     monkeypatch.setattr(kdd99, "_found", lambda *_: None)
-    monkeypatch.setattr(toy_two_spirals, "NUM_TRUE_POINTS", 500)
-    points = functools.partial(toy_25gaussians.points, num=500)
-    monkeypatch.setattr(toy_25gaussians, "points", points)
     rng = np.random.RandomState(1)
     np.save(tmp_path / "table.npy", rng.normal(size=(50, 7)).astype(np.float32))
     np.save(tmp_path / "images.npy", rng.randint(0, 256, (20, 16, 16, 3), np.uint8))
@@ -243,9 +248,9 @@ def made_up(monkeypatch, tmp_path):
 
 def full_config(name):
     """The config as it is, by the way that train.py and sample.py take."""
-    stem, _, argument = name.strip().partition(":")
-    module = importlib.import_module(f"configs.{stem}")
-    return module.get_config(argument) if argument else module.get_config()
+    config = experiment.load(name.strip())
+    config.unlock()
+    return config
 
 
 def method_of(config):
@@ -264,6 +269,8 @@ def small_config(name, root, fields):
         "train.evaluate_every": 100,
     }
     settings |= {"width": 8} if "width" in config else {}
+    if "num_points" in config.get("evaluation", {}):
+        settings["evaluation.num_points"] = 500
     if "latent_dim" in config[method]:
         settings |= {f"{method}.num_energy_updates": 1, f"{method}.latent_dim": 3}
     if "proposal" in config and name not in DEEP_FLOWS:
@@ -272,11 +279,6 @@ def small_config(name, root, fields):
         value = value.format(root=root) if isinstance(value, str) else value
         config.update_from_flattened_dict({field: value})
     return config
-
-
-def config_file(name):
-    stem, colon, argument = name.strip().partition(":")
-    return f"configs/{stem}.py{colon}{argument}"
 
 
 class Interruption:
@@ -297,11 +299,11 @@ def test_every_config_is_here():
 @pytest.mark.parametrize("name", slow(TRAINED))
 def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
     config = small_config(name, made_up, TRAINED[name])
-    built = config.build(config)
+    built = experiment.build(config)
     one = jax.devices()[:1]
 
     def train(workdir, built):
-        options = {"config_file": config_file(name), "devices": one}
+        options = {"name": name, "devices": one}
         return loop.train(config, built, made_up / workdir, **options)
 
     whole = train("whole", built)
@@ -315,13 +317,15 @@ def test_two_steps_saved_and_resumed_bit_for_bit(made_up, monkeypatch, name):
     restored = loop.restore(made_up / "parts")
     assert restored.step == 2
     assert checkpoint.state_digest(restored.state) == checkpoint.state_digest(whole)
-    assert experiment.plain_values(restored.config) == experiment.plain_values(config)
+    values = json.loads(json.dumps(experiment.plain_values(config)))
+    assert experiment.plain_values(restored.config) == values
+    assert restored.recipe == config.recipe and restored.shape == built.data.shape
 
 
 @pytest.mark.parametrize("name", slow(TRACED))
 def test_the_others_trace(made_up, name):
     config = small_config(name, made_up, TRACED[name])
-    built = config.build(config)
+    built = experiment.build(config)
     batch = built.data.take(built.data.store, jnp.arange(config.batch_size))
     assert batch.shape == (4, *built.data.shape) and batch.dtype == jnp.float32
     assert np.isfinite(batch).all()
@@ -337,8 +341,8 @@ def test_the_others_trace(made_up, name):
 
 
 def test_the_example_of_an_own_density_builds():
-    config = experiment.load("examples/own_density.py", {})
-    built = config.build(config)
+    config = experiment.load("examples/own_density.py")
+    built = experiment.build(config)
     x = jnp.zeros((config.batch_size, *built.data.shape))
     state = jax.eval_shape(built.learner.init, jax.random.key(0), x)
     assert state.positions.shape == (config.proposal.buffer_size, 3)
@@ -348,22 +352,23 @@ def shaped(leaf):
     return leaf.shape, leaf.dtype
 
 
-@pytest.mark.parametrize("name", TRAINED | TRACED)
-def test_values_survive_json_and_are_documented_fields(name):
-    config = full_config(name)
-    values = experiment.plain_values(config)
-    assert checkpoint.difference(values, values) is None
-    for field in ("batch_size", "dtype"):
-        assert field in config
-    for field in ("seed", "num_steps", "log_every", "save_every", "evaluate_every"):
-        assert config.train[field] >= 0
-    assert set(checkpoint.FREE) - {"data_dir"} <= set(checkpoint._flat(values))
-    settings = config[method_of(config)]
-    betas = (0.9, 0.999) if method_of(config) == "proposal" else (0.5, 0.9)
-    if "beta1" in settings:
-        assert (settings.beta1, settings.beta2) == betas
-    loaded = experiment.load(config_file(name), values)
-    assert experiment.plain_values(loaded) == values
+def test_every_config_holds_plain_values_and_a_recipe_with_a_name():
+    for name in TRAINED | TRACED:
+        config = full_config(name)
+        if "build" in config:
+            continue
+        values = json.loads(json.dumps(experiment.plain_values(config)))
+        assert set(values["train"]) == set(experiment.TRAIN), name
+        recipe = experiment.recipe_named(experiment.recipe_name(config.recipe))
+        assert recipe == config.recipe, name
+        read = experiment.from_values(values, recipe)
+        assert experiment.plain_values(read) == values, name
+
+
+def test_no_config_imports_another():
+    for path in (ROOT / "configs").glob("*.py"):
+        text = path.read_text()
+        assert "configs import" not in text or "rbm_mnist" in text or "build" in text
 
 
 def dense(*sizes):
@@ -452,7 +457,7 @@ def test_parameters_at_full_width(name, monkeypatch):
         monkeypatch.setattr(module, loader, lambda *_, **__: data)
     monkeypatch.setattr(kdd99, "kdd99", lambda **_: (data, None))
     config = full_config(name)
-    built = config.build(config)
+    built = experiment.build(config)
     x = jnp.zeros((2, *shape))
     state = jax.eval_shape(lambda key: built.learner.init(key, x), jax.random.key(0))
     counts = [
@@ -460,14 +465,6 @@ def test_parameters_at_full_width(name, monkeypatch):
         for player in (state.energy, state.statistics, state.generator)
     ]
     assert counts == [num_energy, num_statistics, num_generator]
-
-
-def test_a_run_of_another_version_is_told(made_up):
-    values = experiment.plain_values(full_config("digits"))
-    with pytest.raises(ValueError, match="does not fit today's digits.py"):
-        experiment.load("configs/digits.py", values | {"gone": 1})
-    with pytest.raises(FileNotFoundError, match="gone.py of the run is missing"):
-        experiment.load("configs/gone.py", values)
 
 
 @pytest.mark.parametrize(
@@ -500,7 +497,7 @@ def test_a_run_of_another_version_is_told(made_up):
 def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):
     with pytest.raises(ValueError, match=words):
         config = small_config(name, made_up, fields)
-        config.build(config)
+        experiment.build(config)
 
 
 def test_samplers_of_image_energies_are_two():

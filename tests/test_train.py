@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from megjax.training import checkpoint
+from megjax.training import checkpoint, experiment
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DIGITS = "--config=configs/digits.py"
@@ -32,7 +32,7 @@ FORKS = """
 import json, os, sys
 import jax, orbax.checkpoint
 import train
-from configs import celeba, custom, kdd99, mnist_anomaly, stacked_mnist, toy_8gaussians
+from megjax.recipes import anomalies, meg
 from megjax import app
 from megjax.training import experiment, loop as training
 
@@ -84,7 +84,7 @@ def train(*arguments, **more):
 MISTAKES = {
     "no config": ([], "Flag --config must have a value"),
     "unknown config": (["--config=configs/nope.py"], "No such file.*'configs/nope.py'"),
-    "a directory": (["--config=configs"], "Is a directory: 'configs'"),
+    "a directory": (["--config=configs"], "no config 'configs': give a file"),
     "no Python": (["--config={root}/broken.py"], r"broken.py, line 1\)"),
     "unknown flag": ([DIGITS, "--nope=3"], "Unknown command line flag 'nope'"),
     "positional": ([DIGITS, "extra"], "unexpected argument 'extra': flags are --name"),
@@ -140,10 +140,7 @@ MISTAKES = {
 
 @functools.cache
 def runs_config():
-    from configs import toy_8gaussians
-    from megjax.training import experiment
-
-    return experiment.plain_values(toy_8gaussians.get_config())
+    return experiment.plain_values(experiment.load("toy_8gaussians"))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +153,7 @@ def answers(tmp_path_factory):
     for name in ("other", "damaged", "lost", "empty"):
         (root / name).mkdir()
         values = runs_config() | ({"batch_size": 3} if name == "other" else {})
-        record = checkpoint.Record("toy_8gaussians", None, (2,), values)
+        record = checkpoint.Record("toy_8gaussians", "meg.plane", (2,), values)
         checkpoint.claim(root / name, record)
         (root / name / "checkpoints/5").mkdir(parents=True)
     (root / "damaged/config.json").write_text("{")

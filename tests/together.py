@@ -3,7 +3,6 @@
 python -m tests.together COORDINATOR NUM_PROCESSES PROCESS_ID FOLDER
 """
 
-import importlib
 import pathlib
 import sys
 
@@ -37,7 +36,7 @@ def streamed():
 def chosen(name, **more):
     """The config of a name, made small."""
     stem = "toy_25gaussians" if name == "streamed" else name
-    config = importlib.import_module(f"configs.{stem}").get_config()
+    config = experiment.load(stem)
     narrow = MACHINE if name == "rbm_digits" else PLAYERS
     config.update_from_flattened_dict(SMALL | narrow | more)
     return config

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 
-from megjax import losses
+from megjax import checks, losses
 from megjax.learners import adversarial, base
 from megjax.learners.adversarial import TwoPlayers
 from megjax.learners.base import Learner, Player
@@ -68,13 +68,26 @@ class Spec(NamedTuple):
     generator_optimizer: optax.GradientTransformation = optax.adagrad(0.01)
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    for field in ("latent_dim", "num_energy_updates"):
+        checks.at_least(f"deep_directed.{field}", getattr(spec, field), 1)
+    for field in ("entropy_weight", "score_weight"):
+        checks.at_least(f"deep_directed.{field}", getattr(spec, field), 0)
+    checks.positive("deep_directed.latent_bound", spec.latent_bound)
+    checks.fraction("deep_directed.average_decay", spec.average_decay)
+    return spec
+
+
 def deep_directed(spec: Spec) -> Learner:
     """The learner of a specification.
 
     Its latents z are standard normals, whose distribution function makes the uniform
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
+    Raises ValueError as `checked` does.
     """
-    return adversarial.assembled(spec, step=step, sample=sample, generate=generate)
+    own = {"step": step, "sample": sample, "generate": generate}
+    return adversarial.assembled(checked(spec), **own)
 
 
 def uniform(spec: Spec, z: Array) -> Array:

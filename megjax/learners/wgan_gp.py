@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 
-from megjax import distributed, losses
+from megjax import checks, distributed, losses
 from megjax.learners import adversarial, base
 from megjax.learners.adversarial import TwoPlayers
 from megjax.learners.base import Learner
@@ -74,9 +74,18 @@ class Spec(NamedTuple):
     generator_optimizer: optax.GradientTransformation = optax.adam(1e-4, 0.5, 0.9)
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    for field in ("latent_dim", "num_energy_updates", "num_microbatches"):
+        checks.at_least(f"wgan_gp.{field}", getattr(spec, field), 1)
+    checks.at_least("wgan_gp.penalty_weight", spec.penalty_weight, 0)
+    checks.fraction("wgan_gp.average_decay", spec.average_decay)
+    return spec
+
+
 def wgan_gp(spec: Spec) -> Learner:
-    """The learner of a specification."""
-    return adversarial.assembled(spec, step=step)
+    """The learner of a specification. Raises ValueError as `checked` does."""
+    return adversarial.assembled(checked(spec), step=step)
 
 
 def step(

@@ -1,5 +1,6 @@
 """What configs start from, and what the recipes share."""
 
+import functools
 import inspect
 
 import ml_collections
@@ -8,6 +9,9 @@ from jax import numpy as jnp
 
 from megjax import checks
 from megjax.training import experiment
+
+ADAM = {"learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.9, "schedule": "constant"}
+"""The optimizer of the reference code; the rate may fall to 0 along a cosine."""
 
 
 def config() -> ml_collections.ConfigDict:
@@ -56,6 +60,12 @@ def plain_fields(spec, settings):
         for name in spec._fields
         if name in settings and isinstance(settings[name], bool | int | float)
     }
+
+
+def lazily(make):
+    """An evaluation that is made, with what it reads, when it is first asked for."""
+    made = functools.cache(make)
+    return lambda key, state: made()(key, state)
 
 
 def optimizer(settings, num_updates, method="meg"):

@@ -40,12 +40,21 @@ def config(dataset):
     return fields
 
 
+def mnist_config(name):
+    """The fields for MNIST or another set of its form. Raises ValueError at others."""
+    if name not in MNIST:
+        raise ValueError(f"data set {name!r}: choose one of {', '.join(MNIST)}")
+    return config(name)
+
+
 def stacked_config(num_stacked):
-    """The fields for digits stacked as channels: 10^num_stacked modes."""
+    """The fields for "3" or "4" digits stacked as channels: 1000 or 10,000 modes."""
+    if num_stacked not in ("3", "4"):
+        raise ValueError(f"{num_stacked!r} stacked digits: choose 3 or 4")
     fields = config("stacked_mnist")
-    fields.num_stacked = num_stacked
+    fields.num_stacked = int(num_stacked)
     fields.evaluation = evaluation("mnist") | {
-        "num_samples": mode_count.SAMPLES_PER_MODE * 10**num_stacked
+        "num_samples": mode_count.SAMPLES_PER_MODE * 10**fields.num_stacked
     }
     return fields
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from megjax.data import images
 from megjax.evaluation import classifier_metrics, fidelity
 from megjax.learners.base import Learner
 from megjax.metrics import coverage, frechet
+from megjax.recipes import image_sets
 
 KEY = jax.random.key(0)
 
@@ -100,4 +100,4 @@ def test_too_few_samples():
 
 def test_a_missing_classifier_is_told_with_its_command():
     with pytest.raises(FileNotFoundError, match="megjax.evaluation.classifier"):
-        base.classifier_space("no.npz", "mnist")
+        image_sets.classifier_space("no.npz", "mnist")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from configs import stacked_mnist
 from megjax.data import images, stacked
 from megjax.data.dataset import Dataset
 from megjax.evaluation import mode_count
 from megjax.learners.base import Learner
 from megjax.metrics.coverage import kl_to_uniform
+from megjax.training import experiment
 
 REAL = pathlib.Path(__file__).parents[3] / "shared/data/tfds"
 
@@ -183,16 +183,16 @@ def test_other_sizes_are_refused():
 def test_the_classifier_is_not_needed_before_the_protocol_runs(monkeypatch, tmp_path):
     pixels = np.zeros((5, 28, 28, 1), np.uint8)
     monkeypatch.setattr(images, "labelled", lambda *_, **__: (pixels, np.arange(5)))
-    config = stacked_mnist.get_config("4")
+    config = experiment.load("stacked_mnist:4")
     config.width = 8
     assert config.evaluation.num_samples == 260_000
     config.evaluation.classifier = str(tmp_path / "classifier.npz")
-    built = config.build(config)
+    built = experiment.build(config)
     with pytest.raises(FileNotFoundError, match="--data=mnist .*--out="):
         built.protocols["modes"](jax.random.key(0), None)
     config.evaluation.num_samples = 0
     with pytest.raises(ValueError, match="evaluation.num_samples=0: give at least 1"):
-        config.build(config)
+        experiment.build(config)
 
 
 @pytest.mark.slow
