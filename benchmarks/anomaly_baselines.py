@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from megjax import app
 from megjax.data import kdd99, one_class
-from megjax.data.dataset import Dataset, LabelledExamples
+from megjax.data.dataset import Dataset, Labelled
 from megjax.evaluation import anomaly, baselines
 from megjax.training import experiment
 
@@ -34,7 +34,7 @@ SVM_EXAMPLES = flags.DEFINE_integer(
 FLAGS = flags.FLAGS
 
 
-def split(config: ml_collections.ConfigDict) -> tuple[Dataset, LabelledExamples]:
+def split(config: ml_collections.ConfigDict) -> tuple[Dataset, Labelled]:
     """(train, test) of an anomaly config; ValueError for another."""
     data_dir = config.data_dir or None
     if "scale" in config:
@@ -58,7 +58,7 @@ def detectors(
 
 
 def results(
-    train: np.ndarray, test: LabelledExamples, components: list[int], quantile: float
+    train: np.ndarray, test: Labelled, components: list[int], quantile: float
 ) -> Iterator[dict[str, str | float]]:
     """Figures of every score of every baseline; equal examples tie exactly."""
     first, inverse = anomaly.distinct(test.x)

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorflow_datasets.proto import tf_example_pb2
 
 from megjax.data import images, kdd99
-from megjax.data.dataset import Dataset
+from megjax.data.dataset import Dataset, Labelled
 from megjax.densities import logistic
 from megjax.training import checkpoint, experiment, loop
 
@@ -183,8 +183,9 @@ def source(name, **_):
 
 def table(path):
     rng = np.random.RandomState(0)
-    return kdd99.Table(
-        rng.uniform(size=(90, 121)).astype(np.float32), np.arange(90) % 5 == 0
+    return Labelled(
+        rng.uniform(size=(90, 121)).astype(np.float32),
+        (np.arange(90) % 5 == 0).astype(np.int32),
     )
 
 

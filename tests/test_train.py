@@ -106,7 +106,10 @@ MISTAKES = {
         ["--config=configs/cifar10.py"],
         "No prepared dataset 'cifar10' in /nowhe",
     ),
-    "table": (["--config=configs/kdd99.py"], "No KDD Cup 99 file at /nowhere"),
+    "table": (
+        ["--config=configs/kdd99.py"],
+        "No kddcup.data_10_percent.gz in /nowhere",
+    ),
     "no path": (
         ["--config=configs/custom.py"],
         "config.path is empty: give --config.p",

@@ -1,5 +1,7 @@
-"""The record through which a training set reaches the compiled step."""
+"""The record through which a training set reaches the compiled step, and labelled sets."""
 
+import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +22,11 @@ class Dataset(NamedTuple):
     stream: for sets that exceed the memory budget, (indices int32 [B], host array) ->
         rows with the structure of `store`, leading axis B; the loop then calls
         `take(rows, arange(B))`. None for sets that live on the device.
+
+    >>> from megjax.data import toy
+    >>> data = toy.gaussians_25(num_examples=100)
+    >>> data.take(data.store, np.array([0, 1, 2])).shape
+    (3, 2)
     """
 
     name: str
@@ -30,12 +37,31 @@ class Dataset(NamedTuple):
     stream: Callable[[np.ndarray], Any] | None = None
 
 
-class LabelledExamples(NamedTuple):
-    """Held-out examples for an evaluation.
+class Labelled(NamedTuple):
+    """Examples with labels.
 
-    x: float32 [N, ...] as `Dataset.take` returns them.
-    labels: int32 [N]; for anomaly sets 1 = anomaly.
+    x: [N, ...]; for evaluations float32 as `Dataset.take` returns them.
+    labels: [N], int32 where they number classes; for anomaly sets 1 = anomaly.
     """
 
     x: np.ndarray
     labels: np.ndarray
+
+
+def find_file(
+    names: tuple[str, ...], folder: str, data_dir: str | None
+) -> pathlib.Path:
+    """The first of some files that lies in `data_dir`, its `folder`, or one next to it.
+
+    data_dir: by default $TFDS_DATA_DIR or ~/tensorflow_datasets. Raises
+    FileNotFoundError that names the folders.
+    """
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = pathlib.Path(data_dir).expanduser().absolute()
+    folders = (root, root / folder, root.parent / folder)
+    for path in (place / name for place in folders for name in names):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"No {' or '.join(names)} in {', '.join(map(str, folders))}"
+    )

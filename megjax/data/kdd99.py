@@ -5,14 +5,12 @@ traffic, 20 % of the rows, is the anomaly; attacks are what one trains on.
 """
 
 import gzip
-import os
 import pathlib
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 
-from megjax.data.dataset import Dataset, LabelledExamples
+from megjax.data.dataset import Dataset, Labelled, find_file
 
 FILE_NAME = "kddcup.data_10_percent.gz"
 
@@ -21,21 +19,9 @@ _SYMBOLIC = (1, 2, 3, 6, 11, 20, 21)
 _NORMAL = b"normal."
 
 
-class Table(NamedTuple):
-    """The rows of the file, in its order.
-
-    x: float32 [N, F], the numeric columns, then one column for each level of each
-        symbolic column, in sorted order of the levels; 121 columns for the 10 % file.
-    is_anomaly: bool [N], normal traffic.
-    """
-
-    x: np.ndarray
-    is_anomaly: np.ndarray
-
-
 def kdd99(
     path: str | None = None, *, data_dir: str | None = None, scale: str = "none"
-) -> tuple[Dataset, LabelledExamples]:
+) -> tuple[Dataset, Labelled]:
     """(train, test): 198,361 attacks, and the other half's attacks and normals.
 
     path: of the gzipped CSV file; else it is looked for in and next to `data_dir`.
@@ -47,17 +33,18 @@ def kdd99(
     """
     if scale not in ("none", "minmax"):
         raise ValueError(f"scale is 'none' or 'minmax', not {scale!r}.")
-    train, test, labels = split(table(_found(path, data_dir)))
+    train, test = split(table(_found(path, data_dir)))
     if scale == "minmax":
-        train, test = minmax(train, train), minmax(test, train)
+        test = test._replace(x=minmax(test.x, train))
+        train = minmax(train, train)
     dataset = Dataset(
         "kdd99", train.shape[1:], len(train), train, lambda store, i: store[i]
     )
-    return dataset, LabelledExamples(test, labels)
+    return dataset, test
 
 
-def split(rows: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(train x, test x, test labels int32): the reference's halves of the rows.
+def split(rows: Labelled) -> tuple[np.ndarray, Labelled]:
+    """(train x, test set): the reference's halves of the rows.
 
     A random half with seed 42 trains, less its anomalies. The reference then draws as
     many test anomalies as make 20 %, more than exist, so all of them are in the test.
@@ -66,8 +53,8 @@ def split(rows: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     half = np.random.RandomState(42).choice(num, round(num / 2), replace=False)
     in_train = np.zeros(num, bool)
     in_train[half] = True
-    labels = rows.is_anomaly[~in_train].astype(np.int32)
-    return rows.x[in_train & ~rows.is_anomaly], rows.x[~in_train], labels
+    test = Labelled(rows.x[~in_train], rows.labels[~in_train])
+    return rows.x[in_train & (rows.labels == 0)], test
 
 
 def minmax(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -80,10 +67,12 @@ def minmax(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(varies, (x - low) / np.where(varies, high - low, 1), 0)
 
 
-def table(path: pathlib.Path) -> Table:
-    """The gzipped CSV file as features and labels.
+def table(path: pathlib.Path) -> Labelled:
+    """The rows of the gzipped CSV file, in its order, labelled 1 for normal traffic.
 
-    Only distinct rows are parsed: two thirds of the file are repetitions.
+    x: float32 [N, F], the numeric columns, then one column for each level of each
+    symbolic column, in sorted order of the levels; 121 columns for the 10 % file. Only
+    distinct rows are parsed: two thirds of the file are repetitions.
     """
     try:
         lines = gzip.decompress(path.read_bytes()).split()
@@ -95,7 +84,8 @@ def table(path: pathlib.Path) -> Table:
         raise ValueError(f"{path} is not KDD Cup 99: its rows need 42 columns.")
     columns = [np.array(column) for column in zip(*cells, strict=True)]
     order = np.array([rows[line] for line in lines])
-    return Table(_features(columns, path)[order], (columns[-1] == _NORMAL)[order])
+    labels = (columns[-1] == _NORMAL).astype(np.int32)
+    return Labelled(_features(columns, path)[order], labels[order])
 
 
 def _features(columns: list[np.ndarray], path: pathlib.Path) -> np.ndarray:
@@ -110,17 +100,14 @@ def _features(columns: list[np.ndarray], path: pathlib.Path) -> np.ndarray:
 
 def _found(path: str | None, data_dir: str | None) -> pathlib.Path:
     """The file itself, or where `prepare` or a neighbour of the TFDS sets keeps it."""
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser().absolute()
-    folders = (root, root / "kddcup99", root.parent / "kddcup99")
-    candidates = [folder / FILE_NAME for folder in folders]
-    if path:
-        candidates = [pathlib.Path(path).expanduser()]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"No KDD Cup 99 file at {', '.join(map(str, candidates))}: point "
-        "--config.data_dir at its folder, or fetch it with "
-        f"`python -m megjax.data.prepare kdd99 --data_dir={data_dir}`."
-    )
+    try:
+        if path is None:
+            return find_file((FILE_NAME,), "kddcup99", data_dir)
+        if pathlib.Path(path).expanduser().is_file():
+            return pathlib.Path(path).expanduser()
+        raise FileNotFoundError(f"No KDD Cup 99 file at {path}")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}: point --config.data_dir at the folder of KDD Cup 99, or fetch it "
+            "with `python -m megjax.data.prepare kdd99 --data_dir=FOLDER`."
+        ) from None

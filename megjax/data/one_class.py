@@ -5,12 +5,12 @@ table 4.
 import numpy as np
 
 from megjax.data import images
-from megjax.data.dataset import Dataset, LabelledExamples
+from megjax.data.dataset import Dataset, Labelled
 
 
 def mnist_without(
     digit: int, *, data_dir: str | None = None, seed: int = 42
-) -> tuple[Dataset, LabelledExamples]:
+) -> tuple[Dataset, Labelled]:
     """All 70,000 MNIST digits split as by `one_class`.
 
     Raises ValueError for a digit outside 0..9, and as `images.labelled`.
@@ -29,7 +29,7 @@ def one_class(
     name: str,
     seed: int,
     train_fraction: float = 0.8,
-) -> tuple[Dataset, LabelledExamples]:
+) -> tuple[Dataset, Labelled]:
     """(train, test): normals are all classes but `held_out`, which is label 1 in test.
 
     pixels uint8 [N, H, W, C], labels int32 [N]. A random `train_fraction` of the
@@ -51,4 +51,4 @@ def one_class(
     )
     tested = np.concatenate([normal[num_train:], anomalous])
     is_anomaly = (labels[tested] == held_out).astype(np.int32)
-    return train, LabelledExamples(images.normalised(pixels[tested]), is_anomaly)
+    return train, Labelled(images.normalised(pixels[tested]), is_anomaly)

@@ -5,14 +5,11 @@ The sets are "German Credit" (numeric), "Australian Credit" and "Heart" of the U
 repository, CC BY 4.0.
 """
 
-import os
-import pathlib
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from megjax.data.dataset import Labelled, find_file
 from megjax.densities.targets import Moments, Target
 
 FILES = {
@@ -23,17 +20,6 @@ FILES = {
 """Name -> UCI's file and its shape; the last column is the label, of two values."""
 
 PRIOR_VARIANCE = 100.0
-
-
-class Table(NamedTuple):
-    """A regression's data.
-
-    features: float64 [N, dim]: ones, then columns of mean 0 and population variance 1.
-    labels: float64 [N], -1 or 1; 1 for the larger of the file's two values.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
 
 
 def regression(
@@ -53,12 +39,12 @@ def regression(
     return Target(name, FILES[name][1][1], log_density, None, moments)
 
 
-def log_posterior(data: Table, prior_variance: float):
+def log_posterior(data: Labelled, prior_variance: float):
     """Coefficients [dim] -> log-likelihood plus log-prior, up to a constant.
 
     In softplus form: the published code's log of a sigmoid underflows.
     """
-    signed = data.features * data.labels[:, None]
+    signed = data.x * data.labels[:, None]
 
     def log_density(coefficients):
         margins = jnp.asarray(signed, coefficients.dtype) @ coefficients
@@ -68,12 +54,24 @@ def log_posterior(data: Table, prior_variance: float):
     return log_density
 
 
-def table(name: str, data_dir: str | None = None) -> Table:
-    """The data of a set, standardised."""
+def table(name: str, data_dir: str | None = None) -> Labelled:
+    """The data of a set.
+
+    x: float64 [N, dim]: ones, then columns of mean 0 and population variance 1.
+    labels: float64 [N], -1 or 1; 1 for the larger of the file's two values.
+    """
     if name not in FILES:
         raise ValueError(f"name={name!r}: choose one of {', '.join(FILES)}.")
     file_name, shape = FILES[name]
-    path = _found(file_name, data_dir)
+    # Also with commas, as many copies have it.
+    names = (file_name, file_name.removesuffix(".dat") + ".csv")
+    try:
+        path = find_file(names, "uci", data_dir)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}: fetch the set from the UCI repository (Statlog) and point "
+            "--data_dir at its folder."
+        ) from None
     try:
         rows = np.loadtxt(path.read_text().replace(",", " ").splitlines(), ndmin=2)
     except ValueError as error:
@@ -86,22 +84,7 @@ def table(name: str, data_dir: str | None = None) -> Table:
         )
     x = (rows[:, :-1] - rows[:, :-1].mean(0)) / rows[:, :-1].std(0)
     ones = np.ones((len(x), 1))
-    return Table(np.hstack([ones, x]), np.where(rows[:, -1] == values[1], 1.0, -1.0))
-
-
-def _found(file_name: str, data_dir: str | None) -> pathlib.Path:
-    # Also with commas, as many copies have it.
-    names = (file_name, file_name.removesuffix(".dat") + ".csv")
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser().absolute()
-    folders = (root, root / "uci", root.parent / "uci")
-    for path in (folder / each for folder in folders for each in names):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"No {' or '.join(names)} in {', '.join(map(str, folders))}: fetch the set from "
-        "the UCI repository (Statlog) and point --data_dir at its folder."
-    )
+    return Labelled(np.hstack([ones, x]), np.where(rows[:, -1] == values[1], 1.0, -1.0))
 
 
 def _moments(means: str, deviations: str) -> Moments:

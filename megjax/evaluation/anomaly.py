@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from megjax import distributed, extras, plotting
-from megjax.data.dataset import LabelledExamples
+from megjax.data.dataset import Labelled
 from megjax.learners.base import Learner
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
@@ -98,7 +98,7 @@ def reconstruction_scores(
 
 def detection(
     scorer: Scorer,
-    test: LabelledExamples,
+    test: Labelled,
     *,
     quantile: float | None = None,
     reference: np.ndarray | None = None,

@@ -24,7 +24,7 @@ from flax import linen, traverse_util
 
 from megjax import app
 from megjax.data import images, order
-from megjax.data.dataset import LabelledExamples
+from megjax.data.dataset import Labelled
 from megjax.io import atomic
 from megjax.learners.base import Player, player, updated
 from megjax.networks.layers import BatchNorm, Convolution, Linear
@@ -37,7 +37,7 @@ BATCH_SIZE = 1000
 """Images of one call in inference."""
 
 
-class Recipe(NamedTuple):
+class Settings(NamedTuple):
     """How a classifier is trained.
 
     width: channels of the first layer. shift: pixels that an image moves at most, at
@@ -54,8 +54,8 @@ class Recipe(NamedTuple):
     flip: bool = False
 
 
-RECIPES = {"cifar10": Recipe(width=48, num_epochs=10, shift=4, flip=True)}
-"""By the name of the data; `Recipe()`, which suits digits, for others."""
+SETTINGS = {"cifar10": Settings(width=48, num_epochs=10, shift=4, flip=True)}
+"""By the name of the data; `Settings()`, which suits digits, for others."""
 
 
 class Network(linen.Module):
@@ -143,52 +143,52 @@ def accuracy(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray) -> 
 
 
 def trained(
-    train: LabelledExamples,
-    test: LabelledExamples,
+    train: Labelled,
+    test: Labelled,
     *,
     data: str,
-    recipe: Recipe,
+    settings: Settings,
     seed: int = 0,
 ) -> Classifier:
     """A classifier of `train`, with its accuracy on `test`, which chooses nothing.
 
     Both hold pixels uint8 [N, H, W, C]. Raises ValueError where they disagree in shape
-    or `recipe` does not fit.
+    or `settings` does not fit.
     """
-    _check(train, test, recipe)
+    _check(train, test, settings)
     keys = jax.random.split(jax.random.key(seed), 3)
-    network = Network(recipe.width, int(train.labels.max()) + 1)
-    epoch = len(train.x) // recipe.batch_size
-    num_steps = epoch * recipe.num_epochs
+    network = Network(settings.width, int(train.labels.max()) + 1)
+    epoch = len(train.x) // settings.batch_size
+    num_steps = epoch * settings.num_epochs
     init = jax.jit(partial(network.init, train=False))
     variables = init(keys[0], jnp.zeros((1, *train.x.shape[1:])))
-    state = player(variables, _optimizer(recipe, num_steps))
-    margin = [(0, 0), *[(recipe.shift, recipe.shift)] * 2, (0, 0)]
+    state = player(variables, _optimizer(settings, num_steps))
+    margin = [(0, 0), *[(settings.shift, settings.shift)] * 2, (0, 0)]
     store = jnp.pad(train.x, margin), jnp.asarray(train.labels)
-    for i in range(recipe.num_epochs):
+    for i in range(settings.num_epochs):
         losses = []
         for j in range(i * epoch, (i + 1) * epoch):
-            state, loss = _step(network, recipe, num_steps, state, j, keys[1:], store)
+            state, loss = _step(network, settings, num_steps, state, j, keys[1:], store)
             losses.append(loss)
-        LOG.info("epoch %d of %d: loss %.4f", i + 1, recipe.num_epochs, _mean(losses))
+        LOG.info("epoch %d of %d: loss %.4f", i + 1, settings.num_epochs, _mean(losses))
     variables = {"params": state.params, **state.variables}
     shape = tuple(train.x.shape[1:])
     found = Classifier(network, variables, data, shape, float("nan"))
     return found._replace(test_accuracy=accuracy(found, test.x, test.labels))
 
 
-def _check(train: LabelledExamples, test: LabelledExamples, recipe: Recipe) -> None:
+def _check(train: Labelled, test: Labelled, settings: Settings) -> None:
     if train.x.shape[1:] != test.x.shape[1:]:
         raise ValueError(
             f"test images have shape {test.x.shape[1:]}, training images "
             f"{train.x.shape[1:]}: give image_size to make them alike."
         )
     for field in ("width", "num_epochs", "batch_size"):
-        if getattr(recipe, field) < 1:
-            raise ValueError(f"{field}={getattr(recipe, field)}: give at least 1.")
-    if recipe.batch_size > len(train.x):
+        if getattr(settings, field) < 1:
+            raise ValueError(f"{field}={getattr(settings, field)}: give at least 1.")
+    if settings.batch_size > len(train.x):
         raise ValueError(
-            f"batch_size={recipe.batch_size} exceeds the {len(train.x)} images."
+            f"batch_size={settings.batch_size} exceeds the {len(train.x)} images."
         )
 
 
@@ -199,21 +199,27 @@ def _mean(losses: list[Array]) -> float:
     return mean
 
 
-def _optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
-    rate = optax.cosine_onecycle_schedule(num_steps, recipe.learning_rate)
-    return optax.adamw(rate, weight_decay=recipe.weight_decay)
+def _optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
+    rate = optax.cosine_onecycle_schedule(num_steps, settings.learning_rate)
+    return optax.adamw(rate, weight_decay=settings.weight_decay)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _step(
-    network: Network, recipe: Recipe, num_steps: int, state: Player, number, keys, store
+    network: Network,
+    settings: Settings,
+    num_steps: int,
+    state: Player,
+    number,
+    keys,
+    store,
 ) -> tuple[Player, Array]:
     """The player after step `number` of `num_steps`, and the loss of its batch."""
     pixels, labels = store
     indices = order.batch_indices(
-        keys[0], number, num_examples=len(pixels), shape=(recipe.batch_size,)
+        keys[0], number, num_examples=len(pixels), shape=(settings.batch_size,)
     )
-    x = _augmented(jax.random.fold_in(keys[1], number), pixels, indices, recipe)
+    x = _augmented(jax.random.fold_in(keys[1], number), pixels, indices, settings)
 
     def loss(params):
         (logits, _), moved = network.apply(
@@ -225,20 +231,20 @@ def _step(
         return jnp.mean(losses), moved
 
     (value, moved), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-    state = updated(state, gradient, _optimizer(recipe, num_steps))
+    state = updated(state, gradient, _optimizer(settings, num_steps))
     return state.replace(variables=moved), value
 
 
-def _augmented(key: Key, padded: Array, indices: Array, recipe: Recipe) -> Array:
+def _augmented(key: Key, padded: Array, indices: Array, settings: Settings) -> Array:
     """Images without their padding, shifted and mirrored at random: [B, H, W, C]."""
     key_row, key_column, key_flip = jax.random.split(key, 3)
-    height, width = (side - 2 * recipe.shift for side in padded.shape[1:3])
-    places = 2 * recipe.shift + 1
+    height, width = (side - 2 * settings.shift for side in padded.shape[1:3])
+    places = 2 * settings.shift + 1
     rows = jax.random.randint(key_row, indices.shape, 0, places)
     columns = jax.random.randint(key_column, indices.shape, 0, places)
     rows = rows[:, None] + jnp.arange(height)
     columns = columns[:, None] + jnp.arange(width)
-    if recipe.flip:
+    if settings.flip:
         mirrored = jax.random.bernoulli(key_flip, shape=(len(indices), 1))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
     window = padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -319,21 +325,21 @@ def _digest(arrays: dict[str, Any]) -> str:
 def main() -> None:
     """Trains the classifier of the command line, writes it, prints its accuracy."""
     given = flags.FLAGS
-    recipe = RECIPES.get(given.data, Recipe())
+    settings = SETTINGS.get(given.data, Settings())
     fields = {"width": given.width, "num_epochs": given.num_epochs}
-    recipe = recipe._replace(**{k: v for k, v in fields.items() if v is not None})
+    settings = settings._replace(**{k: v for k, v in fields.items() if v is not None})
     read = partial(
         images.labelled,
         given.data,
         data_dir=given.data_dir,
         image_size=given.image_size,
     )
-    train, test = (LabelledExamples(*read(split=name)) for name in ("train", "test"))
+    train, test = (Labelled(*read(split=name)) for name in ("train", "test"))
     path = pathlib.Path(given.out or f"runs/{given.data}_classifier") / FILE_NAME
     # Now, since training takes minutes.
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    found = trained(train, test, data=given.data, recipe=recipe, seed=given.seed)
+    found = trained(train, test, data=given.data, settings=settings, seed=given.seed)
     save(path, found)
     print(
         f"{path}: {found.test_accuracy:.2%} of {len(test.x)} test images of "
@@ -346,7 +352,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "Where the sets lie; default $TFDS_DATA_DIR.")
     flags.DEFINE_string("out", None, "Directory; default runs/DATA_classifier.")
     flags.DEFINE_integer("image_size", None, "Side to resize to; default as they are.")
-    flags.DEFINE_integer("num_epochs", None, "Default: the recipe's of the data.")
+    flags.DEFINE_integer("num_epochs", None, "Default: as suits the data.")
     flags.DEFINE_integer("width", None, "Channels of the first layer; likewise.")
     flags.DEFINE_integer("seed", 0, "Of everything random.")
     flags.mark_flag_as_required("data")

@@ -28,7 +28,7 @@ NUM_NEIGHBOURS = 2000
 SHOWN = 100
 
 
-class Seen(NamedTuple):
+class Outputs(NamedTuple):
     """Images as a classifier sees them: features [N, F], logits [N, K]."""
 
     features: np.ndarray
@@ -58,10 +58,10 @@ def classes(
 
     def evaluate(key, state):
         ready = space()
-        real, held_out = (seen(ready, pixels[:num_samples]) for pixels in sets())
+        real, held_out = (outputs(ready, pixels[:num_samples]) for pixels in sets())
         pixels = _drawn(draw, key, state, num_samples)
         floor = scores(held_out, real)
-        metrics = scores(seen(ready, pixels), real)
+        metrics = scores(outputs(ready, pixels), real)
         metrics |= {f"held_out_{name}": value for name, value in floor.items()}
         picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
         return Report(metrics | {"num_samples": num_samples}, {"samples": picture})
@@ -69,17 +69,17 @@ def classes(
     return evaluate
 
 
-def seen(space: Space, pixels: np.ndarray) -> Seen:
+def outputs(space: Space, pixels: np.ndarray) -> Outputs:
     """Features and logits of images uint8 [N, H, W, C], in batches of one size."""
     found = []
     for first in range(0, len(pixels), BATCH_SIZE):
         batch = pixels[first : first + BATCH_SIZE]
-        outputs = space.outputs(np.resize(batch, (BATCH_SIZE, *batch.shape[1:])))
-        found.append([np.asarray(output)[: len(batch)] for output in outputs])
-    return Seen(*map(np.concatenate, zip(*found)))
+        arrays = space.outputs(np.resize(batch, (BATCH_SIZE, *batch.shape[1:])))
+        found.append([np.asarray(array)[: len(batch)] for array in arrays])
+    return Outputs(*map(np.concatenate, zip(*found)))
 
 
-def scores(ours: Seen, real: Seen) -> dict[str, float]:
+def scores(ours: Outputs, real: Outputs) -> dict[str, float]:
     """How images lie among real ones.
 
     frechet, kernel: distances of the features; 0 is best. confidence: mean probability

@@ -39,7 +39,7 @@ class Model(NamedTuple):
     values: tuple[float, float] = BITS
 
 
-class Estimate(NamedTuple):
+class LogPartition(NamedTuple):
     """log Z in nats: the estimate and the ends of its 95 % interval.
 
     effective_sample_size: (sum w)^2 / sum w^2 of the weights w; near 1 nothing of
@@ -109,7 +109,7 @@ def independent_log_z(
     return jnp.sum(jax.nn.softplus(energies[0] - energies[1:])) - energies[0]
 
 
-def estimate(log_z_base: float, log_weights: np.ndarray, seed: int = 0) -> Estimate:
+def estimate(log_z_base: float, log_weights: np.ndarray, seed: int = 0) -> LogPartition:
     """log Z from log-weights [N], with a bootstrap interval over the chains.
 
     A logarithm of an unbiased mean: too small rather than too large, so likelihoods
@@ -123,7 +123,7 @@ def estimate(log_z_base: float, log_weights: np.ndarray, seed: int = 0) -> Estim
     total = special.logsumexp(log_weights)
     size = np.exp(2 * total - special.logsumexp(2 * log_weights))
     log_z = log_z_base + total - np.log(num)
-    return Estimate(log_z, log_z_base + low, log_z_base + high, float(size))
+    return LogPartition(log_z, log_z_base + low, log_z_base + high, float(size))
 
 
 def log_partition(
@@ -136,7 +136,7 @@ def log_partition(
     num_steps: int = 10_000,
     num_sweeps: int = 0,
     values: tuple[float, float] = BITS,
-) -> Estimate:
+) -> LogPartition:
     """log Z of a family of two-valued units by AIS with one chain per row of v [N, n].
 
     base: parameters of independent units, by default those of the model without
@@ -175,7 +175,7 @@ def log_partition(
             )
     if num_sweeps:
         found = estimate(0.0, log_weights)
-        return Estimate(
+        return LogPartition(
             log_z - found.log_z,
             log_z - found.high,
             log_z - found.low,
@@ -269,13 +269,13 @@ def log_likelihood(
     model: Model,
     sets: Mapping[str, np.ndarray],
     *,
-    log_z_fn: Callable[[Key, PyTree, Array], Estimate],
+    log_z_fn: Callable[[Key, PyTree, Array], LogPartition],
     num_chains: int = 100,
 ) -> Evaluation:
     """An evaluation of log-likelihoods in nats per example, with their intervals.
 
     sets: name -> x [N, ...]; the first `num_chains` examples of the first one are handed
-    to log_z_fn, (key, params, v) -> Estimate, such as `by_annealing`. For deep machines
+    to log_z_fn, (key, params, v) -> LogPartition, such as `by_annealing`. For deep machines
     the variational lower bound.
     """
 
@@ -306,7 +306,7 @@ def log_likelihood(
 
 def by_annealing(
     model: Model, biases: Mapping[str, Array], **options: int
-) -> Callable[[Key, PyTree, Array], Estimate]:
+) -> Callable[[Key, PyTree, Array], LogPartition]:
     """For `log_likelihood`: AIS from units with these biases, other parameters zero.
 
     biases: name -> array, such as the visible ones of the data's base rates. options:
@@ -324,13 +324,13 @@ def by_annealing(
 
 def by_enumeration(
     log_partition_fn: Callable[[PyTree], Array],
-) -> Callable[[Key, PyTree, Array], Estimate]:
+) -> Callable[[Key, PyTree, Array], LogPartition]:
     """For `log_likelihood`: log Z exactly, such as by `rbm.log_partition`."""
 
     def log_z_fn(key, params, v):
         del key, v
         log_z = float(jax.jit(log_partition_fn)(params))
-        return Estimate(log_z, log_z, log_z, float("inf"))
+        return LogPartition(log_z, log_z, log_z, float("inf"))
 
     return log_z_fn
 

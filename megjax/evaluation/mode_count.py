@@ -28,7 +28,7 @@ NUM_REAL_SETS = 20
 SHOWN = 100
 
 
-class Named(NamedTuple):
+class Classified(NamedTuple):
     """Stacks under their names.
 
     classes: of the channels, int [N, n].
@@ -68,7 +68,7 @@ def stack_modes(
     @jax.jit
     def drawn(key, state):
         x = learner.sample(key, state, batch_size)
-        return x[:SHOWN], *named(classifier, x)
+        return x[:SHOWN], *classified(classifier, x)
 
     def evaluate(key, state):
         key_samples, key_real = jax.random.split(key)
@@ -88,16 +88,16 @@ def stack_modes(
     return evaluate
 
 
-def named(classifier: Classifier, x: Array) -> Named:
+def classified(classifier: Classifier, x: Array) -> Classified:
     """Stacks x [B, H, W, n] under the classifier's names, each channel by itself."""
     single = jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3], 1)
     probabilities = jax.nn.softmax(classifier.logits(single))
     probabilities = probabilities.reshape(len(x), x.shape[-1], -1)
     confidence = jnp.min(jnp.max(probabilities, axis=-1), axis=-1)
-    return Named(jnp.argmax(probabilities, axis=-1), confidence)
+    return Classified(jnp.argmax(probabilities, axis=-1), confidence)
 
 
-def scores(stacks: Named, num_classes: int = 10) -> Mapping[str, float]:
+def scores(stacks: Classified, num_classes: int = 10) -> Mapping[str, float]:
     """How stacks spread over the num_classes^n modes.
 
     modes: modes with a sample, as the paper counts them. modes_by_count: modes with
@@ -144,14 +144,14 @@ def floor(num_samples: int, num_cells: int) -> float:
 
 def _all_drawn(
     drawn, key: Key, state: PyTree, num: int, batch_size: int
-) -> tuple[np.ndarray, Named]:
+) -> tuple[np.ndarray, Classified]:
     """The first samples and all names, a batch in memory at a time."""
     shown, names = None, []
     for i, start in enumerate(range(0, num, batch_size)):
         x, *found = drawn(jax.random.fold_in(key, i), state)
         names.append([np.asarray(v)[: num - start] for v in found])
         shown = np.asarray(x)[:num] if shown is None else shown
-    return shown, Named(*map(np.concatenate, zip(*names)))
+    return shown, Classified(*map(np.concatenate, zip(*names)))
 
 
 def _real(
@@ -160,18 +160,20 @@ def _real(
     data: Dataset,
     labels: np.ndarray | None,
     num: int,
-) -> tuple[Mapping[str, float], Named]:
+) -> tuple[Mapping[str, float], Classified]:
     """Mean scores of sets of `num` real stacks, and one of these sets.
 
     Every image of the data is classified once, however many stacks hold it.
     """
     pixels, table = data.store["pixels"], data.store["table"]
     probabilities = classifiers.probabilities(classifier, pixels[..., None])
-    singles = Named(probabilities.argmax(axis=1), probabilities.max(axis=1))
+    singles = Classified(probabilities.argmax(axis=1), probabilities.max(axis=1))
     num_classes, found = probabilities.shape[1], []
     for key_draw in jax.random.split(key, NUM_REAL_SETS):
         drawn = table[np.asarray(jax.random.randint(key_draw, (num,), 0, len(table)))]
-        stacks = Named(singles.classes[drawn], singles.confidence[drawn].min(axis=1))
+        stacks = Classified(
+            singles.classes[drawn], singles.confidence[drawn].min(axis=1)
+        )
         found.append(dict(scores(stacks, num_classes)))
         if labels is not None:
             counts = cell_counts(labels[drawn], num_classes)
@@ -183,7 +185,7 @@ def _real(
 
 
 def _pictures(
-    shown: np.ndarray, ours: Named, real: Named, num_classes: int
+    shown: np.ndarray, ours: Classified, real: Classified, num_classes: int
 ) -> Mapping[str, np.ndarray]:
     """Samples, and how many modes have how many of them."""
     counts = [cell_counts(stacks.classes, num_classes) for stacks in (ours, real)]

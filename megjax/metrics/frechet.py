@@ -22,7 +22,7 @@ POOL = 10_000
 """Features of a set that are kept for the kernel distance."""
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """Count, mean [F] and scatter [F, F] (sum of squared deviations) of features."""
 
     num: int
@@ -45,21 +45,21 @@ class Summary(NamedTuple):
     score: np.ndarray
 
 
-def moments(features: np.ndarray) -> Moments:
+def moments(features: np.ndarray) -> FeatureMoments:
     """Of features [N, F]."""
     features = np.asarray(features, np.float64)
     mean = features.mean(axis=0)
     deviations = features - mean
-    return Moments(len(features), mean, deviations.T @ deviations)
+    return FeatureMoments(len(features), mean, deviations.T @ deviations)
 
 
-def merged(first: Moments, second: Moments) -> Moments:
+def merged(first: FeatureMoments, second: FeatureMoments) -> FeatureMoments:
     """Moments of the union of two sets (Chan, Golub and LeVeque 1979)."""
     num = first.num + second.num
     shift = second.mean - first.mean
     between = first.num * second.num / num * np.outer(shift, shift)
     mean = first.mean + second.num / num * shift
-    return Moments(num, mean, first.scatter + second.scatter + between)
+    return FeatureMoments(num, mean, first.scatter + second.scatter + between)
 
 
 def summary(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:

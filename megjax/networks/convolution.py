@@ -100,7 +100,7 @@ def _reversed(kernel: Array) -> Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-class Run(NamedTuple):
+class TapRange(NamedTuple):
     """Kernel taps [first, last) that see the image from the same outputs."""
 
     first: int
@@ -117,7 +117,7 @@ def _pixel(geometry: Geometry, output: int, tap: int) -> int:
     return geometry.stride * output + tap - geometry.padding
 
 
-def _runs(geometry: Geometry, axis: int) -> list[Run]:
+def _runs(geometry: Geometry, axis: int) -> list[TapRange]:
     """The taps along one axis, by the outputs [start, stop) that use them.
 
     On a small image a good part of all products would be with padding. Taps that see
@@ -134,24 +134,24 @@ def _runs(geometry: Geometry, axis: int) -> list[Run]:
         if reach and runs and runs[-1][2:] == reach:
             runs[-1] = runs[-1]._replace(last=tap + 1)
         elif reach:
-            runs.append(Run(tap, tap + 1, *reach))
+            runs.append(TapRange(tap, tap + 1, *reach))
     return runs
 
 
-def _groups(geometry: Geometry) -> list[tuple[Run, Run]]:
+def _groups(geometry: Geometry) -> list[tuple[TapRange, TapRange]]:
     """Blocks of taps, row by row."""
     return list(itertools.product(_runs(geometry, 0), _runs(geometry, 1)))
 
 
-def _taps(kernel: Array, row: Run, column: Run) -> Array:
+def _taps(kernel: Array, row: TapRange, column: TapRange) -> Array:
     return kernel[row.first : row.last, column.first : column.last]
 
 
-def _outputs(y: Array, row: Run, column: Run) -> Array:
+def _outputs(y: Array, row: TapRange, column: TapRange) -> Array:
     return y[:, row.start : row.stop, column.start : column.stop]
 
 
-def _seen(x: Array, geometry: Geometry, row: Run, column: Run) -> Array:
+def _seen(x: Array, geometry: Geometry, row: TapRange, column: TapRange) -> Array:
     """What a block of taps sees: [B, H, W, C] -> [B, its outputs, its taps C]."""
 
     def pixels(run, tap):
@@ -249,7 +249,7 @@ def _phases_by_overlap(
 
     split: only the products that stay within the image, else all of them in one dot.
     """
-    whole = tuple(Run(0, geometry.kernel, 0, side) for side in geometry.reduced)
+    whole = tuple(TapRange(0, geometry.kernel, 0, side) for side in geometry.reduced)
     zeros = jnp.zeros((len(y), *sides, kernel.shape[2]), y.dtype)
     phases = dict.fromkeys(np.ndindex(geometry.stride, geometry.stride), zeros)
     for row, column in _groups(geometry) if split else [whole]:

@@ -32,10 +32,10 @@ def small(folder):
 
 def test_features_are_numeric_columns_then_sorted_levels(tmp_path):
     path = write(tmp_path, [line(2, protocol="udp"), line(3), line(2, label="normal.")])
-    x, is_anomaly = kdd99.table(path)
+    x, labels = kdd99.table(path)
     # 34 numeric, two protocols, and six columns with one level each.
     assert x.shape == (3, 34 + 2 + 6) and x.dtype == np.float32
-    assert is_anomaly.tolist() == [False, False, True]
+    assert labels.tolist() == [0, 0, 1]
     assert x[1, :5].tolist() == [0, 12, 15, 21, 24]
     assert x[:, 34:36].tolist() == [[0, 1], [1, 0], [1, 0]]
     assert (x[:, 36:] == 1).all()
@@ -43,7 +43,7 @@ def test_features_are_numeric_columns_then_sorted_levels(tmp_path):
 
 def test_split_halves_the_rows_and_trains_on_attacks(tmp_path):
     rows = kdd99.table(small(tmp_path))
-    train, test, labels = kdd99.split(rows)
+    train, (test, labels) = kdd99.split(rows)
     half = np.random.RandomState(42).choice(30, 15, replace=False)
     np.testing.assert_array_equal(train, rows.x[[i for i in sorted(half) if i < 20]])
     rest = [i for i in range(30) if i not in half]

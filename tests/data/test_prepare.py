@@ -199,7 +199,7 @@ def test_kdd99_is_rebuilt_from_scikit_learns_arrays(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "fetch_kddcup99", lambda **kwargs: fetched)
     prepare.prepare("kdd99", data_dir=str(tmp_path))
     rows = kdd99.table(kdd99._found(None, str(tmp_path)))
-    assert rows.is_anomaly.tolist() == [False, True]
+    assert rows.labels.tolist() == [0, 1]
     assert rows.x[0, :4].tolist() == [0, 4, 5, 7] and rows.x.shape == (2, 34 + 7)
 
 

@@ -48,11 +48,9 @@ def small(tmp_path, monkeypatch):
 def test_the_table_by_hand(small):
     found = logistic.table("small", str(small))
     np.testing.assert_allclose(found.labels, [-1, 1, 1, -1, 1])
-    np.testing.assert_allclose(found.features[:, 0], 1)
+    np.testing.assert_allclose(found.x[:, 0], 1)
     # 1 to 5: mean 3, population variance 2.
-    np.testing.assert_allclose(
-        found.features[:, 1], np.array([-2, -1, 0, 1, 2]) / np.sqrt(2)
-    )
+    np.testing.assert_allclose(found.x[:, 1], np.array([-2, -1, 0, 1, 2]) / np.sqrt(2))
 
 
 def test_the_file_as_uci_has_it_is_read_too(small):
@@ -61,7 +59,7 @@ def test_the_file_as_uci_has_it_is_read_too(small):
     blanks = "1 0 1 \n2  1 2\n3 0 2\n4 1 1\n5 3 2\n"
     file.rename(file.with_suffix(".dat")).write_text(blanks)
     found = logistic.table("small", str(small))
-    assert np.array_equal(found.features, commas.features)
+    assert np.array_equal(found.x, commas.x)
     assert np.array_equal(found.labels, commas.labels)
 
 
@@ -81,7 +79,7 @@ def test_the_mode_is_that_of_scikit_learn(small):
     data = logistic.table("small", str(small))
     # No penalty of its own for the intercept: ours is a column like the others.
     peer = linear_model.LogisticRegression(C=4.0, fit_intercept=False, tol=1e-10)
-    peer.fit(data.features, data.labels)
+    peer.fit(data.x, data.labels)
     gradient = jax.grad(target.log_density)(jnp.float32(peer.coef_[0]))
     np.testing.assert_allclose(gradient, np.zeros(3), atol=1e-4)
 

@@ -10,7 +10,7 @@ import pytest
 
 from megjax import distributed
 from megjax.data import kdd99
-from megjax.data.dataset import LabelledExamples
+from megjax.data.dataset import Labelled
 from megjax.evaluation import anomaly, baselines
 from megjax.learners.base import Learner
 
@@ -192,7 +192,7 @@ def test_detection_combines_with_features():
     rng = np.random.RandomState(0)
     x = rng.normal(size=(60, 3)).astype(np.float32)
     x[50:] *= 10
-    test = LabelledExamples(x, (np.arange(60) >= 50).astype(np.int32))
+    test = Labelled(x, (np.arange(60) >= 50).astype(np.int32))
     scorer = anomaly.energy_scores(quadratic(), lambda state, x: x[:, :2])
     evaluate = anomaly.detection(scorer, test, reference=x[:50], batch_size=16)
     metrics = evaluate(None, jnp.float32(1.0)).metrics
@@ -211,7 +211,7 @@ def test_detection_reports_both_scores():
     rng = np.random.RandomState(0)
     x = rng.normal(size=(50, 3)).astype(np.float32)
     x[40:] *= 10
-    test = LabelledExamples(x, (np.arange(50) >= 40).astype(np.int32))
+    test = Labelled(x, (np.arange(50) >= 40).astype(np.int32))
     scorer = anomaly.energy_scores(quadratic())
     report = anomaly.detection(scorer, test, quantile=0.8)(None, jnp.float32(1.0))
     for score in ("energy", "score_norm"):
@@ -244,7 +244,7 @@ def test_equal_examples_tie_wherever_they_stand():
         seen.append(len(x))
         return {"noise": jnp.arange(len(x), dtype=jnp.float32)}
 
-    test = LabelledExamples(x, (x[:, 0] == x[0, 0]).astype(np.int32))
+    test = Labelled(x, (x[:, 0] == x[0, 0]).astype(np.int32))
     report = anomaly.detection(scorer, test, batch_size=4)(None, None)
     assert seen == [4]
     assert report.metrics["noise_auroc"] in (0.0, pytest.approx(1.0), 1.0)

@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 
 from megjax.data import images
-from megjax.data.dataset import LabelledExamples
+from megjax.data.dataset import Labelled
 from megjax.evaluation import classifier
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RECIPE = classifier.Recipe(width=8, num_epochs=14, batch_size=50, shift=1)
+RECIPE = classifier.Settings(width=8, num_epochs=14, batch_size=50, shift=1)
 
 
 @pytest.fixture(scope="module")
 def digits():
     pixels, labels = images.digits_labelled()
-    train = LabelledExamples(pixels[:1400], labels[:1400])
-    return train, LabelledExamples(pixels[1400:], labels[1400:])
+    train = Labelled(pixels[:1400], labels[:1400])
+    return train, Labelled(pixels[1400:], labels[1400:])
 
 
 @pytest.fixture(scope="module")
 def made(digits):
-    return classifier.trained(*digits, data="digits", recipe=RECIPE)
+    return classifier.trained(*digits, data="digits", settings=RECIPE)
 
 
 @pytest.mark.slow
@@ -71,11 +71,11 @@ def test_features_are_what_the_logits_are_made_of(made, digits):
 
 @pytest.mark.slow
 def test_training_repeats_and_follows_its_seed(digits):
-    few = LabelledExamples(*(v[:100] for v in digits[0]))
+    few = Labelled(*(v[:100] for v in digits[0]))
     recipe = RECIPE._replace(num_epochs=1)
 
     def weights(seed):
-        found = classifier.trained(few, few, data="digits", recipe=recipe, seed=seed)
+        found = classifier.trained(few, few, data="digits", settings=recipe, seed=seed)
         return np.asarray(found.variables["params"]["stem"]["kernel"])
 
     first = weights(0)
@@ -114,7 +114,7 @@ def test_other_shapes_are_refused(made, digits):
     train, test = digits
     with pytest.raises(ValueError, match="give image_size"):
         classifier.trained(
-            train, test._replace(x=test.x[:, 1:]), data="digits", recipe=RECIPE
+            train, test._replace(x=test.x[:, 1:]), data="digits", settings=RECIPE
         )
 
 
@@ -124,7 +124,7 @@ def test_other_shapes_are_refused(made, digits):
 def test_other_recipes_are_refused(digits, field, value):
     recipe = RECIPE._replace(**{field: value})
     with pytest.raises(ValueError, match=f"{field}={value}"):
-        classifier.trained(*digits, data="digits", recipe=recipe)
+        classifier.trained(*digits, data="digits", settings=recipe)
 
 
 def test_a_file_gives_the_classifier_back(made, digits, tmp_path):

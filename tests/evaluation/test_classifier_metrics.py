@@ -73,7 +73,8 @@ def test_scores_by_hand():
     assert found["spread"] == pytest.approx(np.sqrt(spread))
     logits = np.log([[0.9, 0.1, 0.0001], [0.6, 0.4, 0.0001], [0.2, 0.8, 0.0001]])
     scores = classifier_metrics.scores(
-        classifier_metrics.Seen(features, logits), classifier_metrics.Seen(real, logits)
+        classifier_metrics.Outputs(features, logits),
+        classifier_metrics.Outputs(real, logits),
     )
     shares = np.array([2, 1]) / 3
     assert scores["class_entropy"] == pytest.approx(-np.sum(shares * np.log(shares)))
@@ -87,9 +88,11 @@ def test_scores_by_hand():
 
 def test_batches_do_not_show(monkeypatch):
     pixels = drawn(3, 7)
-    whole = classifier_metrics.seen(space(), pixels)
+    whole = classifier_metrics.outputs(space(), pixels)
     monkeypatch.setattr(classifier_metrics, "BATCH_SIZE", 3)
-    for one, other in zip(whole, classifier_metrics.seen(space(), pixels), strict=True):
+    for one, other in zip(
+        whole, classifier_metrics.outputs(space(), pixels), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 

@@ -89,14 +89,14 @@ def test_floor_is_the_mean_of_even_draws():
 def test_scores_by_hand():
     classes = np.array([[0, 0]] * 40 + [[0, 1]] * 3 + [[2, 2]])
     confidence = np.array([0.99] * 40 + [0.9] * 3 + [0.95])
-    found = mode_count.scores(mode_count.Named(classes, confidence), num_classes=3)
+    found = mode_count.scores(mode_count.Classified(classes, confidence), num_classes=3)
     # 44 stacks in 9 modes: a quarter of a fair share is 1.
     assert mode_count.count_threshold(44, 9) == 1
     assert (found["modes"], found["modes_by_count"]) == (3, 3)
     assert found["modes_by_confidence"] == 2
     assert found["confident_share"] == 41 / 44
-    more = mode_count.Named(np.tile(classes, (2, 1)), np.tile(confidence, 2))
-    more = mode_count.Named(np.tile(classes, (8, 1)), np.tile(confidence, 8))
+    more = mode_count.Classified(np.tile(classes, (2, 1)), np.tile(confidence, 2))
+    more = mode_count.Classified(np.tile(classes, (8, 1)), np.tile(confidence, 8))
     assert mode_count.count_threshold(8 * 44, 9) == 9
     assert mode_count.scores(more, num_classes=3)["modes_by_count"] == 2
     assert mode_count.count_threshold(26_000, 1000) == 6
@@ -104,7 +104,7 @@ def test_scores_by_hand():
 
 def test_each_channel_is_named_by_itself():
     classes = np.array([[3, 0, 7, 5], [9, 1, 1, 2]])
-    found = mode_count.named(Reader(), drawn(classes))
+    found = mode_count.classified(Reader(), drawn(classes))
     np.testing.assert_array_equal(found.classes, classes)
     sure, unsure = (np.exp(c) / (np.exp(c) + 9) for c in (20.0, 1.0))
     np.testing.assert_allclose(found.confidence, [sure, unsure], rtol=1e-5)
@@ -169,7 +169,7 @@ def test_every_sample_counts_once(num, batch_size):
     found = evaluate(jax.random.key(1), None).metrics
     jax.effects_barrier()
     x = np.concatenate(drawn_all)[:num]
-    counts = mode_count.cell_counts(mode_count.named(Reader(), x).classes)
+    counts = mode_count.cell_counts(mode_count.classified(Reader(), x).classes)
     assert found["num_samples"] == num == counts.sum()
     assert found["modes"] == np.sum(counts > 0)
     assert found["kl"] == pytest.approx(kl_to_uniform(counts))
