@@ -15,7 +15,6 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from megjax import app
 from megjax.data import kdd99, one_class
@@ -23,9 +22,7 @@ from megjax.data.dataset import Dataset, Labelled
 from megjax.evaluation import anomaly, baselines
 from megjax.training import experiment
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, path[:argument]."
-)
+CONFIG = experiment.define_flag()
 SEED = flags.DEFINE_integer("seed", 0, "Of the forest and of the machine's sample.")
 COMPONENTS = flags.DEFINE_list("components", None, "Of PCA, by default by data set.")
 SVM_EXAMPLES = flags.DEFINE_integer(

@@ -18,14 +18,11 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from jax.experimental import topologies
-from ml_collections import config_flags
 
 from megjax import app, distributed
-from megjax.training import loop
+from megjax.training import experiment, loop
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, path[:argument]."
-)
+CONFIG = experiment.define_flag()
 DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
 SCALING = flags.DEFINE_multi_enum(
     "scaling",

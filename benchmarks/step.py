@@ -15,14 +15,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from absl import flags
-from ml_collections import config_flags
 
 from megjax import app, distributed
 from megjax.training import experiment, loop
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, path[:argument]."
-)
+CONFIG = experiment.define_flag()
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds; the median counts.", 1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "Least wall time of a round.", 0.01)
 PEER = flags.DEFINE_string("peer", None, "Script of the PyTorch baseline.")

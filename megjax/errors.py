@@ -4,7 +4,24 @@ import errno
 import re
 import traceback
 
+RENAMED = {
+    "far_moves": "learned_shrinkage",
+    "halves": "coupling_masks",
+    "whitenings": "warmup_windows",
+    "driven": "fluctuating_temperature",
+    "variant": "dataset",
+    "name": "dataset",
+}
+"""Fields of configs that had other names."""
+
 MISTAKES = (ValueError, OSError, FloatingPointError, ImportError)
+
+
+def no_field(name: str) -> str:
+    """That a config has no such field, and what it is called now if it was renamed."""
+    if name in RENAMED:
+        return f"the config has no field {name}: it is called {RENAMED[name]} now"
+    return f"the config has no field {name}: its fields are in the config file"
 
 
 def failure(error: BaseException) -> str:
@@ -45,7 +62,7 @@ def _override_message(error: BaseException, words: str) -> str:
         return "this file is no config: it has no function get_config"
     if isinstance(error, AttributeError | KeyError):
         *_, name = words.strip("'\"").split("Attempting to lookup: ")
-        return f"the config has no field {name}: its fields are in the config file"
+        return no_field(name)
     if "malformed node or string" in words:
         return "a flag --config.FIELD=VALUE has no FIELD that can be, or no such VALUE"
     if "not supported for overriding" in words:

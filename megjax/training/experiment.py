@@ -178,6 +178,8 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[str]) -> Non
         known = config.to_dict()
         for part in field.split("."):
             known = known.get(part) if isinstance(known, Mapping) else None
+        if known is None and part in errors.RENAMED:
+            raise ValueError(f"{assignment!r}: {errors.no_field(part)}")
         if not equals or known is None or isinstance(known, Mapping):
             raise ValueError(
                 f"{assignment!r}: give FIELD=VALUE of a field that the run's config has"
@@ -318,6 +320,13 @@ built = build
 
 def unconverted(config_name: str) -> Recipe | None:
     """For a config that still has a `build`: what makes its parts."""
+    # The name may come from a stranger: only files of megjax are run.
+    own = CONFIGS / f"{config_name.partition(':')[0]}.py"
+    if own.parent != CONFIGS or not re.match("[a-z_0-9]+(:|$)", config_name):
+        return None
+    if not own.is_file():
+        return None
+    config_name = str(own) + "".join(config_name.partition(":")[1:])
     config = load(config_name)
     if "build" not in config:
         return None
