@@ -26,12 +26,21 @@ _CHUNK = 4096
 
 
 def normalised(pixels: Array) -> Array:
-    """uint8 pixels as float32 in [-1, 1]."""
+    """uint8 pixels as float32 in [-1, 1].
+
+    >>> normalised(np.array([0, 255], np.uint8)).tolist()
+    [-1.0, 1.0]
+    """
     return pixels.astype(np.float32) / 127.5 - 1
 
 
 def resident(name: str, pixels: np.ndarray) -> Dataset:
-    """Images uint8 [N, H, W, C] that live on the device."""
+    """Images uint8 [N, H, W, C] that live on the device.
+
+    >>> data = resident("grey", np.zeros((10, 8, 8, 1), np.uint8))
+    >>> data.take(data.store, np.array([0, 1])).shape
+    (2, 8, 8, 1)
+    """
     return Dataset(name, pixels.shape[1:], len(pixels), pixels, _take)
 
 

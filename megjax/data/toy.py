@@ -40,7 +40,13 @@ def ring_8() -> Mixture:
 
 
 def mixture_log_density(mixture: Mixture, x: Array) -> Array:
-    """log p(x) in nats, [...], at points x [..., D]."""
+    """log p(x) in nats, [...], at points x [..., D].
+
+    >>> x = jnp.array([[0.0, 0.0], [0.3, 0.3]])
+    >>> density = jnp.exp(mixture_log_density(grid_25(), x))
+    >>> bool(density[0] > density[1])
+    True
+    """
     num, dim = mixture.centres.shape
     squares = jnp.sum((x[..., None, :] - mixture.centres) ** 2, -1)
     log_terms = -squares / (2 * mixture.std**2)
@@ -52,6 +58,9 @@ def gaussians_25(*, seed: int = 0, num_examples: int = 100_000) -> Dataset:
     """A fixed set from `grid_25`, the same number of points around every centre.
 
     `num_examples` is rounded down to a multiple of 25.
+
+    >>> gaussians_25(num_examples=1000).store.shape
+    (1000, 2)
     """
     mixture = grid_25()
     component = np.arange(num_examples - num_examples % 25) % 25

@@ -32,6 +32,10 @@ class Target(NamedTuple):
     log_density: one position [dim] -> log p in nats, up to a constant.
     sample: (key, num) -> exact draws [num, dim]; None where nobody knows how.
     moments: closed form, or long runs of another sampler; None where unknown.
+
+    >>> target = funnel(dim=3, std=1.0)
+    >>> target.sample(jax.random.key(0), 5).shape
+    (5, 3)
     """
 
     name: str
@@ -49,7 +53,12 @@ def starts(target: Target, key: Key, num: int) -> Array:
 
 
 def gaussian(name: str, covariance: np.ndarray) -> Target:
-    """N(0, C) for a covariance [dim, dim], or [dim] where it is diagonal."""
+    """N(0, C) for a covariance [dim, dim], or [dim] where it is diagonal.
+
+    >>> target = gaussian("normal", np.array([1.0, 4.0]))
+    >>> float(target.log_density(jnp.array([0.0, 2.0])))
+    -0.5
+    """
     covariance = np.asarray(covariance, np.float64)
     diagonal = covariance.ndim == 1
     dim = len(covariance)
@@ -87,7 +96,11 @@ def strongly_correlated_gaussian() -> Target:
 
 
 def banana(*, std: float = 1.0, bend: float = 1.0, shift: float = 0.0) -> Target:
-    """x0 ~ N(0, std^2), x1 | x0 ~ N(bend x0^2 + shift, 1)."""
+    """x0 ~ N(0, std^2), x1 | x0 ~ N(bend x0^2 + shift, 1).
+
+    >>> banana().moments.mean.tolist()
+    [0.0, 1.0]
+    """
 
     def log_density(x):
         ridge = bend * x[0] ** 2 + shift

@@ -44,6 +44,11 @@ def family(
     The bounds and the annealing of `evaluation.likelihood` are for two-valued units.
     Raises ValueError below two hidden layers, for Potts hidden units, and where
     neighbouring layers are both Gaussian, see `layer_kinds`.
+
+    >>> machine = family((4, 3, 2))
+    >>> params = machine.init(jax.random.key(0))
+    >>> [layer.shape for layer in machine.posterior(params, jnp.zeros((5, 4)))]
+    [(5, 4), (5, 3), (5, 2)]
     """
     kinds = layer_kinds(len(sizes) - 1, visible=visible, hidden=hidden)
     numbers = tuple(n * kind.width for n, kind in zip(sizes, kinds, strict=True))

@@ -32,6 +32,9 @@ def states(kind: units.Kind, num_units: int) -> Array:
     """Every state of a layer [S, num_units * width]; the last unit changes fastest.
 
     Raises ValueError for units with continuous values and above 2^20 states.
+
+    >>> states(units.BERNOULLI, 2).tolist()
+    [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     return joint_states([(kind, num_units)])[0]
 
@@ -68,7 +71,12 @@ def energies(energy_fn: EnergyFn, x: Array, *, batch_size: int = 2**13) -> Array
 
 
 def distribution(energy_fn: EnergyFn, kind: units.Kind, num_units: int) -> Distribution:
-    """exp(-E(x)) / Z over every x of a layer; raises ValueError as `states`."""
+    """exp(-E(x)) / Z over every x of a layer; raises ValueError as `states`.
+
+    >>> free = distribution(lambda x: jnp.zeros(len(x)), units.SPIN, 3)
+    >>> print(f"{free.log_partition:.4f} {entropy(free):.4f}")  # 3 log 2
+    2.0794 2.0794
+    """
     x = states(kind, num_units)
     negative = -energies(energy_fn, x)
     log_partition = jax.nn.logsumexp(negative)

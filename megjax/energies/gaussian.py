@@ -91,6 +91,10 @@ def from_couplings(bias: Array, couplings: Array) -> dict[str, Array]:
     """Parameters with the given a [n] and J [n, n]; not under jit.
 
     Raises ValueError where J is not negative definite and Z diverges.
+
+    >>> params = from_couplings(jnp.array([1.0]), jnp.array([[-2.0]]))
+    >>> [round(float(v.squeeze()), 4) for v in moments(params)]
+    [0.5, 0.5]
     """
     factor = jnp.linalg.cholesky(-couplings)
     if not jnp.all(jnp.isfinite(factor)):

@@ -18,6 +18,9 @@ def couplings(patterns: Array) -> Array:
     """Hebb's J [n, n] of patterns [P, n] of spins: xi^T xi / n without its diagonal.
 
     Mehta et al. leave out the factor 1 / n, which sets the scale of temperature only.
+
+    >>> couplings(jnp.array([[1.0, -1.0]])).tolist()
+    [[0.0, -0.5], [-0.5, 0.0]]
     """
     num_units = patterns.shape[1]
     product = patterns.T @ patterns / num_units

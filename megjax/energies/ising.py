@@ -49,6 +49,11 @@ def family(
     colour at once: on a square lattice of even length a checkerboard.
     Raises ValueError for continuous units, an edge from a unit to itself, and an edge
     given twice or outside the model.
+
+    >>> model = family(4)
+    >>> params = model.init(jax.random.key(0))
+    >>> float(model.energy(params, jnp.ones((1, 4)))[0]) == 0  # nothing interacts yet
+    True
     """
     _check_kind(kind)
     net = graph(num_units, edges)

@@ -83,6 +83,10 @@ def dual(multipliers: Array, features: Array, target: Array) -> Array:
 
     Convex; its minimum is the distribution with E[f] = target [k], and its value there
     the entropy of that distribution.
+
+    >>> states = jnp.array([[0.0], [1.0]])
+    >>> print(f"{dual(jnp.zeros(1), states, jnp.array([0.5])):.4f}")  # log 2
+    0.6931
     """
     return jax.nn.logsumexp(features @ multipliers) - multipliers @ target
 

@@ -54,6 +54,11 @@ def family(
     Raises ValueError where both layers are Gaussian (Z diverges as soon as W has a
     singular value of 1), where hidden units are Potts, and where a precision is to be
     learned of other units than Gaussian.
+
+    >>> machine = family(4, 3)
+    >>> params = machine.init(jax.random.key(0))
+    >>> machine.energy(params, jnp.zeros((2, 4))).shape
+    (2,)
     """
     _check(visible, hidden, learned_precision)
     layers = layer_kinds(visible, hidden, upward=upward, downward=downward)

@@ -45,11 +45,11 @@ class Learner(NamedTuple):
     ...     latent_dim=2,
     ...     num_energy_updates=1,
     ... )
-    >>> learner, x = meg.meg(spec), jnp.ones((1, 4, 2))
-    >>> state = learner.init(jax.random.key(0), x[0])
-    >>> state, metrics = learner.step(jax.random.key(1), state, x)
-    >>> learner.sample(jax.random.key(2), state, 3).shape
-    (3, 2)
+    >>> learner, x, key = meg.meg(spec), jnp.ones((1, 4, 2)), jax.random.key(0)
+    >>> state = jax.jit(learner.init)(key, x[0])
+    >>> state, metrics = jax.eval_shape(learner.step, key, state, x)  # or jax.jit
+    >>> "energy_gap" in metrics
+    True
     """
 
     init: Callable[..., PyTree]

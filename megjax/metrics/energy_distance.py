@@ -26,6 +26,10 @@ def energy_distance(x: Array, y: Array) -> Array:
 
     Means over all pairs, an example with itself included, which keeps it positive: two
     samples of one distribution are about E|x - x'| (1 / N + 1 / M) apart.
+
+    >>> x = jnp.array([[0.0], [1.0]])
+    >>> float(energy_distance(x, x)), float(energy_distance(x[:1], x[1:]))
+    (0.0, 2.0)
     """
     return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
 

@@ -101,6 +101,10 @@ def frechet_distance(
     the singular values of C^(1/2) C'^(1/2). Taking those of the roots, and not roots
     of eigenvalues of the product, keeps singular covariances accurate.
     Raises ValueError where the shapes are not [F], [F, F], [F], [F, F].
+
+    >>> one = np.eye(2)
+    >>> round(frechet_distance(np.zeros(2), one, np.array([3.0, 4.0]), one), 6)
+    25.0
     """
     dim = len(mean)
     shapes = [np.shape(v) for v in (mean, covariance, other_mean, other_covariance)]

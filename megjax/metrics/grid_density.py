@@ -39,7 +39,12 @@ def grid(size: int = 500, extent: float = 2.0) -> Grid:
 
 
 def grid_energies(energy_fn: EnergyFn, grid: Grid, chunks: int = 20) -> Array:
-    """Energies of the grid's cells [size^2], in chunks to bound memory."""
+    """Energies of the grid's cells [size^2], in chunks to bound memory.
+
+    >>> cells = grid(size=10)
+    >>> grid_energies(lambda x: jnp.sum(x**2, -1), cells).shape
+    (100,)
+    """
     points = jnp.asarray(grid.points)
     padding = -len(points) % chunks
     points = jnp.pad(points, ((0, padding), (0, 0))).reshape(chunks, -1, 2)

@@ -53,6 +53,10 @@ def effective_sample_size(traces: np.ndarray) -> float:
     Pooled over chains, autocorrelations cut by Geyer's initial monotone sequence on
     split chains. For an AR(1) process of coefficient r it is draws * (1 - r) / (1 + r).
     NaN where it is undefined: fewer than 4 draws, a non-finite value, no variation.
+
+    >>> draws = np.random.default_rng(0).normal(size=(4, 500))
+    >>> 1500 < effective_sample_size(draws) < 2500
+    True
     """
     if not _usable(traces):
         return float("nan")
@@ -65,6 +69,10 @@ def r_hat(traces: np.ndarray) -> float:
     The larger of the bulk and the folded (spread) version; above 1.01 the chains have
     not mixed. NaN as for `effective_sample_size` and for a single chain; infinite
     where chains differ and none of them moves.
+
+    >>> draws = np.random.default_rng(0).normal(size=(4, 500))
+    >>> abs(r_hat(draws) - 1) < 0.01
+    True
     """
     if not _usable(traces) or len(traces) < 2:
         return float("nan")
@@ -128,6 +136,9 @@ def squared_jumps(x: np.ndarray) -> np.ndarray:
 
     Of a stationary chain it is twice the variance times one minus the lag-1
     autocorrelation.
+
+    >>> squared_jumps(np.array([[[0.0], [1.0], [3.0]]])).tolist()
+    [2.5]
     """
     return np.mean(np.diff(np.asarray(x, np.float64), axis=1) ** 2, axis=(0, 1))
 

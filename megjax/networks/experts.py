@@ -48,6 +48,10 @@ class Experts(linen.Module):
         over all of space: bounded features leave E bounded, others let it fall for
         ever along some ray.
     linear: whether to have the term b . x.
+
+    >>> network, x = Experts(Features((8,)), num_experts=4), jnp.ones((3, 2))
+    >>> network.init_with_output(jax.random.key(0), x)[0].shape
+    (3,)
     """
 
     features: linen.Module

@@ -13,7 +13,14 @@ from megjax.types import Array
 
 
 class Energy(linen.Module):
-    """E(x) = w . trunk(x) + b: x [B, ...] -> [B]."""
+    """E(x) = w . trunk(x) + b: x [B, ...] -> [B].
+
+    >>> import jax
+    >>> from megjax.networks import mlp
+    >>> network, x = Energy(mlp.Trunk((8,))), jnp.ones((3, 2))
+    >>> network.init_with_output(jax.random.key(0), x)[0].shape
+    (3,)
+    """
 
     trunk: linen.Module
 

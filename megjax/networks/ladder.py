@@ -31,6 +31,10 @@ class Trunk(linen.Module):
         reference code has them for CelebA.
     remat: keep what enters a stage for the backward pass, and compute the rest of the
         stage again there.
+
+    >>> x = jnp.ones((1, 16, 16, 3))
+    >>> jax.eval_shape(Trunk(8).init_with_output, jax.random.key(0), x)[0].shape
+    (1, 128)
     """
 
     width: int = 512
@@ -106,6 +110,9 @@ def widths(width: int, image_size: int) -> list[int]:
 
     width / 8, / 4, / 2, then width for images above 32 pixels; small images leave out
     the outer stages. Raises ValueError where the image or the width does not fit.
+
+    >>> widths(512, 32)
+    [64, 128, 256]
     """
     stages = (image_size // SEED_SIDE).bit_length() - 1
     if stages < 1 or SEED_SIDE << stages != image_size:

@@ -15,7 +15,12 @@ from megjax.types import Array
 
 
 class Trunk(linen.Module):
-    """Features of vectors: x [..., n] -> [..., hidden[-1]]; piecewise linear."""
+    """Features of vectors: x [..., n] -> [..., hidden[-1]]; piecewise linear.
+
+    >>> x = jnp.ones((3, 2))
+    >>> Trunk((16, 8)).init_with_output(jax.random.key(0), x)[0].shape
+    (3, 8)
+    """
 
     hidden: tuple[int, ...]
     slope: float = 0.2
@@ -31,7 +36,12 @@ class Trunk(linen.Module):
 
 
 class Generator(linen.Module):
-    """z [B, k] -> x [B, output_dim], unbounded. `train` changes nothing."""
+    """z [B, k] -> x [B, output_dim], unbounded. `train` changes nothing.
+
+    >>> z = jnp.ones((3, 4))
+    >>> Generator((8,), 2).init_with_output(jax.random.key(0), z, train=False)[0].shape
+    (3, 2)
+    """
 
     hidden: tuple[int, ...]
     output_dim: int
@@ -52,6 +62,10 @@ class Statistics(linen.Module):
     """T(x, z) as a perceptron on both: x [B, n], z [B, k] or [M, B, k] -> z.shape[:-1].
 
     The part of the first layer that reads x is applied once for all M latents.
+
+    >>> x, z = jnp.ones((3, 2)), jnp.ones((5, 3, 4))
+    >>> Statistics((8, 8)).init_with_output(jax.random.key(0), x, z)[0].shape
+    (5, 3)
     """
 
     hidden: tuple[int, ...]

@@ -21,6 +21,10 @@ class Energy(linen.Module):
 
     width: channels at full size; twice as many each time the side is halved, to 4.
     Raises ValueError at other sides.
+
+    >>> x = jnp.ones((2, 8, 8, 3))
+    >>> jax.eval_shape(Energy(4).init_with_output, jax.random.key(0), x)[0].shape
+    (2,)
     """
 
     width: int
