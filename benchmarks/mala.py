@@ -15,7 +15,7 @@ from absl import flags
 from benchmarks import step as peer
 from megjax import app, distributed
 from megjax.sampling import draw
-from megjax.training import loop
+from megjax.training import experiment, loop
 
 NUM = flags.DEFINE_integer("num", 64, "Chains.", 1)
 STEPS = flags.DEFINE_integer("steps", 20, "Steps of a timed walk.", 1)
@@ -24,7 +24,7 @@ STEPS = flags.DEFINE_integer("steps", 20, "Steps of a timed walk.", 1)
 def main() -> int:
     """Prints one line of JSON: seconds per step, ours and the peer's."""
     config = peer.CONFIG.value
-    built = config.build(config)
+    built = experiment.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         key = loop.keys(config.train.seed).init
         state = loop.initial_state(

@@ -239,7 +239,7 @@ def main() -> int:
     asked = numbers()
     jax.config.update("jax_num_cpu_devices", max(asked))
     config, everything = CONFIG.value, devices(max(asked))
-    built = config.build(config)
+    built = experiment.build(config)
     heads = ["scaling", "devices", "batch", "GFLOP", "reduces", "MB", "others", "MB"]
     heads += ["sent MB", "temp MiB", "args MiB"]
     if TFLOPS.value and GBYTES.value:

@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Measures the config's step and prints a table and one line of JSON."""
     config = CONFIG.value
-    built = config.build(config)
+    built = experiment.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         record = measured(config, built)
     record = {"config": experiment.name(FLAGS["config"].config_filename)} | record

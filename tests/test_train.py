@@ -84,7 +84,7 @@ def train(*arguments, **more):
 MISTAKES = {
     "no config": ([], "Flag --config must have a value"),
     "unknown config": (["--config=configs/nope.py"], "No such file.*'configs/nope.py'"),
-    "a directory": (["--config=configs"], "no config 'configs': give a file"),
+    "a directory": (["--config=configs"], "no config file 'configs': give"),
     "no Python": (["--config={root}/broken.py"], r"broken.py, line 1\)"),
     "unknown flag": ([DIGITS, "--nope=3"], "Unknown command line flag 'nope'"),
     "positional": ([DIGITS, "extra"], "unexpected argument 'extra': flags are --name"),

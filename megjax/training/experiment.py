@@ -121,7 +121,9 @@ def find(name: str) -> str:
     if given == stem and not path.is_file():
         if not own.is_file():
             known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
-            raise ValueError(f"no config {given!r}: give a file, or one of {known}")
+            raise ValueError(
+                f"no config file {given!r}: give a path, or one of {known}"
+            )
         path = own
     elif not path.exists() and own.is_file() and given == f"configs/{own.name}":
         path = own

@@ -65,7 +65,7 @@ def test_configs_are_found_from_any_directory(tmp_path, monkeypatch, given, path
 
 
 def test_a_name_that_no_config_has_is_told():
-    with pytest.raises(ValueError, match="no config 'nope': .* celeba, cifar10"):
+    with pytest.raises(ValueError, match="no config file 'nope': .* celeba, cifar10"):
         experiment.find("nope")
 
 
