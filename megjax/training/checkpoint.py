@@ -48,7 +48,7 @@ iteration as it is."""
 
 
 class Saved(NamedTuple):
-    """A state that was read back, on the host; returns: as `save` was told."""
+    """A state that was read back, on the host; returns: as given to `save`."""
 
     step: int
     state: PyTree
@@ -113,7 +113,7 @@ def opened(
     )
     with _quiet(), _locked(directory.parent) if writable else contextlib.nullcontext():
         if writable:
-            with _told(directory):
+            with _writing(directory):
                 directory.mkdir(exist_ok=True)
         checkpoints = Checkpoints(_Manager(directory, options=options), directory)
         with _closing(checkpoints):
@@ -129,7 +129,7 @@ def save(
     later ones that are there already go: training that comes by again has passed them
     over as damaged. Raises OSError where this write or an earlier one failed, and
     FloatingPointError, having written nothing, where the state is not finite: metrics
-    tell of a bad update only one iteration later.
+    show a bad update only one iteration later.
 
     returns: how often the run went back to a checkpoint before.
     """
@@ -140,7 +140,7 @@ def save(
     finished(checkpoints)
     leaves = digests(host)
     record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
-    with _told(checkpoints.directory):
+    with _writing(checkpoints.directory):
         for other in checkpoints.manager.all_steps():
             if other >= step:
                 checkpoints.manager.delete(other)
@@ -158,7 +158,7 @@ def finished(checkpoints: Checkpoints) -> None:
     """Waits for the write under way; raises OSError where it failed."""
     if checkpoints.manager is None:
         return
-    with _told(checkpoints.directory):
+    with _writing(checkpoints.directory):
         checkpoints.manager.wait_until_finished()
         checkpoints.manager.check_for_errors()
 
@@ -209,7 +209,7 @@ def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved |
     if steps:
         raise ValueError(
             f"every checkpoint in {checkpoints.directory} is damaged: delete that "
-            "directory to start anew, or restore it from a copy"
+            "directory to start again, or restore it from a copy"
         )
     return None
 
@@ -231,7 +231,7 @@ def claim(workdir: str | pathlib.Path, record: Record) -> None:
     """Records the config of a run, or checks that the run has this one.
 
     Raises ValueError where the directory has checkpoints of another config, naming the
-    fields that differ; those in `FREE` may, and are recorded anew. Raises it, too,
+    fields that differ; those in `FREE` may, and are recorded again. Raises it, too,
     where the main process was started with another config than this one. To be called
     while the run is locked.
     """
@@ -263,7 +263,7 @@ def claim(workdir: str | pathlib.Path, record: Record) -> None:
                 f"{workdir} holds a run with another config ({found}): "
                 "give the same values, or another --workdir"
             )
-    with _told(workdir):
+    with _writing(workdir):
         text = json.dumps(given, indent=2) + "\n"
         atomic.replace(path, lambda file: file.write(text.encode()))
 
@@ -449,7 +449,7 @@ def _closing(checkpoints: Checkpoints) -> Iterator[None]:
     else:
         finished(checkpoints)
     finally:
-        # Orbax tells a failed write again here.
+        # Orbax raises a failed write again here.
         with contextlib.suppress(Exception):
             checkpoints.manager.close()
 
@@ -462,7 +462,7 @@ def _quiet() -> Iterator[None]:
     in threads, by way of `sys.unraisablehook`.
     """
 
-    def told(record: logging.LogRecord) -> bool:
+    def foreign(record: logging.LogRecord) -> bool:
         return "orbax" not in pathlib.Path(record.pathname).parts
 
     def hook(unraisable):
@@ -470,17 +470,17 @@ def _quiet() -> Iterator[None]:
             previous(unraisable)
 
     logger, previous = logging.getLogger("absl"), sys.unraisablehook
-    logger.addFilter(told)
+    logger.addFilter(foreign)
     sys.unraisablehook = hook
     try:
         yield
     finally:
         sys.unraisablehook = previous
-        logger.removeFilter(told)
+        logger.removeFilter(foreign)
 
 
 @contextlib.contextmanager
-def _told(directory: pathlib.Path) -> Iterator[None]:
+def _writing(directory: pathlib.Path) -> Iterator[None]:
     """Whatever is raised while writing, as an OSError of one line."""
     try:
         yield

@@ -300,13 +300,13 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     """What a config and its recipe make: data, learner, evaluations.
 
     Raises ValueError where the config has not the fields of every config, or where its
-    recipe fails otherwise than by telling what is wrong.
+    recipe fails otherwise than by a ValueError that says what is wrong.
     """
     if "build" in config:
         return config.build(config)
     recipe = recipe_of(config)
     _check_numbers(plain_values(config))
-    with telling():
+    with one_line_errors():
         data = recipe.data(config)
         learner = recipe.learner(config, data.shape, data=data)
         return Experiment(
@@ -347,7 +347,7 @@ def unconverted(config_name: str) -> Recipe | None:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Whatever a recipe raises as an error of one line that says where it failed."""
     try:
         yield

@@ -61,7 +61,7 @@ class Restored(NamedTuple):
 
         Raises ValueError where the data are gone, or of another shape.
         """
-        with experiment.telling():
+        with experiment.one_line_errors():
             data = self.recipe.data(self.config)
             if tuple(data.shape) != self.shape:
                 raise ValueError(
@@ -243,7 +243,7 @@ def iterations_per_call(settings: ml_collections.ConfigDict) -> int:
 
 
 def compiler_options(settings: ml_collections.ConfigDict) -> dict[str, str] | None:
-    """What XLA is told when it compiles iterations; accelerators choose themselves."""
+    """Options of XLA when it compiles iterations; accelerators choose themselves."""
     if jax.default_backend() != "cpu":
         return None
     return settings.compiler_options_cpu.to_dict()
@@ -448,7 +448,7 @@ def _forms(init: Callable, key: Key) -> PyTree:
 
 
 def _record(config, built, name: str) -> checkpoint.Record:
-    """What config.json tells of a run."""
+    """What config.json holds of a run."""
     recipe = config.get("recipe")
     return checkpoint.Record(
         config=name,
@@ -488,7 +488,7 @@ def restore(
     config = experiment.from_values(record.values, recipe)
     experiment.assign(config, assignments)
     _check(config)
-    with experiment.telling():
+    with experiment.one_line_errors():
         learner = recipe.learner(config, record.shape)
     with (
         jax.set_mesh(distributed.data_mesh(jax.local_devices())),
@@ -533,7 +533,7 @@ def interruption() -> Iterator[Callable[[], int | None]]:
 def _stopping() -> Iterator[Callable[[], int | None]]:
     """The question of `interruption` for all processes of a run at once.
 
-    A signal to one is told to all at the same call: the JAX runtime takes SIGTERM,
+    All see a signal to one at the same call: the JAX runtime takes SIGTERM,
     makes it known and agrees on the call.
     """
     if jax.process_count() == 1:

@@ -28,7 +28,7 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, first: int, num_steps: int):
         self.workdir, self.first, self.num_steps = workdir, first, num_steps
-        with _told(workdir):
+        with _writing(workdir):
             _forget(workdir / METRICS_FILE, after=first)
             self.lines = (workdir / METRICS_FILE).open("a")
             self.events = _Events(workdir / "tensorboard", first)
@@ -45,7 +45,7 @@ class Writer:
         values = {name: float(value) for name, value in scalars.items()}
         finite = {name: v for name, v in values.items() if math.isfinite(v)}
         line = {"step": step} | {name: finite.get(name) for name in values}
-        with _told(self.workdir):
+        with _writing(self.workdir):
             self._check_in_place()
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
@@ -71,7 +71,7 @@ class Writer:
         if not plotting.is_installed():
             return
         folder = self.workdir / "pictures"
-        with _told(self.workdir):
+        with _writing(self.workdir):
             folder.mkdir(exist_ok=True)
             for name, picture in pictures.items():
                 plotting.write_png(folder / f"{name}_{step:07d}.png", picture)
@@ -79,7 +79,7 @@ class Writer:
 
     def close(self) -> None:
         """Flushes everything."""
-        with _told(self.workdir), contextlib.ExitStack() as stack:
+        with _writing(self.workdir), contextlib.ExitStack() as stack:
             for part in (self.events, self.lines, self.bar):
                 stack.callback(part.close)
 
@@ -181,7 +181,7 @@ class _Events:
 
 
 @contextlib.contextmanager
-def _told(workdir: pathlib.Path) -> Iterator[None]:
+def _writing(workdir: pathlib.Path) -> Iterator[None]:
     """OSErrors while writing, in one line that says what to do."""
     try:
         yield
