@@ -8,8 +8,7 @@ variance 1 leaves pair couplings J = W W^T between pixels. Measured: 1 minute on
 shared CPU core; test log-likelihood -92.9 nats.
 """
 
-from configs import base, rbm_mnist
-from megjax.energies import rbm, units
+from megjax.recipes import boltzmann
 
 
 def get_config():
@@ -19,20 +18,6 @@ def get_config():
     the initial ones attract each other: without a penalty the state with the whole
     border on is the deepest of all, and chains of a few thousand sweeps find it.
     """
-    config = rbm_mnist.get_config()
-    config.contrast.update({"learning_rate": 0.001, "l2": 1e-4})
-    config.build = build
+    config = boltzmann.image_config("mnist", learning_rate=0.001, l2=1e-4)
+    config.hidden = "gaussian"
     return config
-
-
-def build(config):
-    """Gaussian hidden units whose biases stay 0."""
-    base.at_least("num_hidden", config.num_hidden, 1)
-    split, test = rbm_mnist.mnist(config)
-    bias = rbm_mnist.base_rates(split)
-    family = rbm.family(
-        len(bias), config.num_hidden, hidden=units.GAUSSIAN, visible_bias=bias
-    )
-    return rbm_mnist.measured(
-        config, family, split, {"test": test}, frozen=("hidden_bias",)
-    )

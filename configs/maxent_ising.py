@@ -13,16 +13,7 @@ Measured at 1.75 and 2.25: one or two minutes on a shared CPU core; mean couplin
 0.4444; energies and magnetisations of fantasies within 2.5 standard errors of the data.
 """
 
-import jax.numpy as jnp
-
-from configs import base, rbm_mnist
-from megjax.data import ising as lattice
-from megjax.energies import ising
-from megjax.evaluation import ising as observables
-from megjax.learners import contrastive
-from megjax.training.experiment import Experiment
-
-TEMPERATURES = ("1.75", "2.25", "2.75")
+from megjax.recipes import boltzmann
 
 
 def get_config(temperature="2.75"):
@@ -31,56 +22,14 @@ def get_config(temperature="2.75"):
     Persistent chains start disordered. Below the critical temperature they then freeze
     in domains, and the couplings grow far too large to melt these.
     """
-    if temperature not in TEMPERATURES:
-        raise ValueError(
-            f"temperature {temperature!r}: choose one of {', '.join(TEMPERATURES)}"
-        )
-    config = rbm_mnist.machine_config()
+    config = boltzmann.lattice_config(
+        temperature,
+        num_chains=500,
+        persistent=False,
+        method="sgd",
+        learning_rate=0.3,
+    )
     config.batch_size = 500
-    config.inverse_temperature = 1 / float(temperature)
-    config.size, config.num_examples = 40, 10_000
-    config.contrast.update(
-        {
-            "num_chains": 500,
-            "persistent": False,
-            "method": "sgd",
-            "learning_rate": 0.3,
-            "num_sample_sweeps": 1000,
-        }
-    )
-    config.evaluation = {"num_fantasies": 500}
-    config.train.num_steps = 600
+    config.train.num_steps = config.train.evaluate_every = 600
     config.train.log_every = 100
-    config.train.evaluate_every = 600
-    config.build = build
     return config
-
-
-def build(config):
-    """Spins on the edges of the lattice."""
-    data = lattice.ising(
-        config.inverse_temperature,
-        size=config.size,
-        num_examples=config.num_examples,
-        seed=config.train.seed,
-    )
-    base.at_least("evaluation.num_fantasies", config.evaluation.num_fantasies, 2)
-    family = ising.family(config.size**2, edges=ising.square_lattice(config.size))
-    coding = contrastive.spins(data.shape)
-    learner = contrastive.contrastive(rbm_mnist.specification(config, family, coding))
-    return Experiment(
-        data,
-        learner,
-        {
-            "ising": observables.ising(
-                learner,
-                lattice.chains(data),
-                config.inverse_temperature,
-                num_samples=config.evaluation.num_fantasies,
-            ),
-            "couplings": observables.recovered(
-                lambda state: jnp.ravel(state.model.params["couplings"]),
-                config.inverse_temperature,
-            ),
-        },
-    )

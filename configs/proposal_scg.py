@@ -9,21 +9,12 @@ definition (which has 0.89), 0.964 +- 0.005 in Geyer's, 0.125 per gradient where
 directions count.
 """
 
-from configs import proposal_icg
-from megjax.densities import targets
+from megjax.recipes import proposal
 
 
 def get_config():
     """Two updates of each half of the noise: eight gradients a transition."""
-    config = proposal_icg.proposal_config()
-    proposal_icg.relative(config)
+    config = proposal.config(**proposal.relative())
     config.train.num_steps = 10_000
-    config.build = build
+    config.recipe = proposal.scg
     return config
-
-
-def build(config):
-    """The sampler of a Gaussian of variances 100 and 0.1 along the diagonals."""
-    return proposal_icg.proposal_experiment(
-        config, targets.strongly_correlated_gaussian()
-    )

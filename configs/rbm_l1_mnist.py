@@ -7,11 +7,9 @@ Measured: 1 minute on one shared CPU core; a quarter of the weights exactly 0; t
 log-likelihood -79.0 nats.
 """
 
-from configs import rbm_mnist
+from megjax.recipes import boltzmann
 
 
 def get_config():
     """Penalty 1e-3 on the weights, as in the authors' notebook."""
-    config = rbm_mnist.get_config()
-    config.contrast.l1 = 1e-3
-    return config
+    return boltzmann.image_config("mnist", l1=1e-3)

@@ -1,4 +1,4 @@
-"""A learned sampler for a density of one's own, in coordinates that its chains whiten.
+"""A learned sampler for a density of one's own, with a preconditioner of its chains.
 
     python train.py --config=examples/own_density.py
     python sample.py --workdir=runs/own_density --space=data --kernel=neural \\
@@ -7,8 +7,8 @@
 
 import jax.numpy as jnp
 
-from configs import proposal_icg
 from megjax.densities.targets import Target
+from megjax.recipes import proposal
 
 
 def log_density(x):
@@ -16,13 +16,13 @@ def log_density(x):
     return -0.5 * x[0] ** 2 - 0.5 * jnp.sum((x[1:] - x[0] ** 2) ** 2)
 
 
+def target(config):
+    # Moments as well where they are known, to measure against.
+    return Target("own", 3, log_density)
+
+
 def get_config():
     # It trains on its own chains, which start at N(0, I).
-    config = proposal_icg.posterior_config()
-    config.build = build
+    config = proposal.posterior_config()
+    config.recipe = proposal.density(target)
     return config
-
-
-def build(config):
-    # Moments as well where they are known, to measure against.
-    return proposal_icg.proposal_experiment(config, Target("own", 3, log_density))

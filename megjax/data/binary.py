@@ -3,27 +3,10 @@
 The set-up of Mehta et al. 2019, figure 60: grey levels rounded, 95 % to train on.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from megjax.data import images
-from megjax.data.dataset import Dataset
-
-
-class Split(NamedTuple):
-    """One set in two parts.
-
-    train: a Dataset, and the same images as `train_x` [N, H, W, 1].
-    validation_x: those kept back [M, H, W, 1]. Values are -1 and 1, float32.
-    train_labels, validation_labels: int32.
-    """
-
-    train: Dataset
-    train_x: np.ndarray
-    validation_x: np.ndarray
-    train_labels: np.ndarray
-    validation_labels: np.ndarray
+from megjax.data.dataset import Dataset, LabelledExamples
 
 
 def rounded(pixels: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -46,26 +29,26 @@ def split(
     pixels: np.ndarray,
     labels: np.ndarray,
     *,
-    validation_share: float = 0.05,
+    held_out_fraction: float = 0.05,
     seed: int = 0,
-) -> Split:
-    """Images of two values, a random share of them kept back.
+) -> Dataset:
+    """Images of two values, a random part of them held out.
 
-    pixels uint8 [N, H, W, C] of 0 and 255, labels int32 [N]. Raises ValueError for a share that
-    leaves one part empty.
+    pixels uint8 [N, H, W, C] of 0 and 255, labels int32 [N]. Its `reference` has
+    "validation", those held out, and "train", the others, as `LabelledExamples` of
+    -1 and 1. Raises ValueError for a fraction that leaves one part empty.
     """
-    num_kept = round(validation_share * len(pixels))
+    num_kept = round(held_out_fraction * len(pixels))
     if not 0 < num_kept < len(pixels):
         raise ValueError(
-            f"validation_share={validation_share} of {len(pixels)} images of {name!r} "
-            "leaves a part empty: give a share between 0 and 1"
+            f"held_out_fraction={held_out_fraction} of {len(pixels)} images of "
+            f"{name!r} leaves a part empty: give a fraction between 0 and 1"
         )
     order = np.random.RandomState(seed).permutation(len(pixels))
-    kept, trained = order[:num_kept], order[num_kept:]
-    return Split(
-        images.resident(name, pixels[trained]),
-        images.normalised(pixels[trained]),
-        images.normalised(pixels[kept]),
-        labels[trained],
-        labels[kept],
-    )
+    parts = {"validation": order[:num_kept], "train": order[num_kept:]}
+    reference = {
+        part: LabelledExamples(images.normalised(pixels[rows]), labels[rows])
+        for part, rows in parts.items()
+    }
+    data = images.resident(name, pixels[parts["train"]])
+    return data._replace(reference=reference)

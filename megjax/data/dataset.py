@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class Dataset(NamedTuple):
     stream: for sets that exceed the memory budget, (indices int32 [B], host array) ->
         rows with the structure of `store`, leading axis B; the loop then calls
         `take(rows, arange(B))`. None for sets that live on the device.
+    reference: what evaluations compare with, by name, such as examples held out.
 
     >>> from megjax.data import toy
     >>> data = toy.gaussians_25(num_examples=100)
@@ -35,6 +37,7 @@ class Dataset(NamedTuple):
     store: Any
     take: Callable
     stream: Callable[[np.ndarray], Any] | None = None
+    reference: Mapping[str, Any] = MappingProxyType({})
 
 
 class Labelled(NamedTuple):

@@ -1,16 +1,17 @@
 """Samplers that adapt while their target changes: a learned proposal, and MALA.
 
 Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
-Entropy", section 5.2. Both are told an acceptance to reach, and no step size.
+Entropy", section 5.2. Both are given an acceptance to reach, and no step size.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from megjax import checks
 from megjax.learners import proposal
 from megjax.samplers import mala
 from megjax.samplers.kernel import Kernel
@@ -21,15 +22,14 @@ class AdaptiveSampler(NamedTuple):
     """A sampler that learns from the moves it makes; pure functions.
 
     init: (key, shape of a position) -> state
-    walk: (key, state, positions [B, ...], log-density, num) -> (state, positions,
+    advance: (key, state, positions [B, ...], log-density, num) -> (state, positions,
         metrics); num transitions of every chain with training in between, metrics
-        their means. Of both walkers: acceptance, non_finite, entropy of the proposal
-        in nats, epsilon (scale of its noise), expected_squared_jump.
+        their means, those of `proposal.measured` among them.
     kernel: (state, log-density, has_aux=False) -> Kernel that has ceased to learn
     """
 
     init: Callable[..., PyTree]
-    walk: Callable[..., tuple[PyTree, Array, Metrics]]
+    advance: Callable[..., tuple[PyTree, Array, Metrics]]
     kernel: Callable[..., Kernel]
 
 
@@ -37,7 +37,8 @@ class StepSize(NamedTuple):
     """How MALA's step size a follows the acceptance: a (1 + rate (acceptance - target)).
 
     The rule of the learned proposal's entropy weight; unlike dual averaging it never
-    comes to rest, as the target does not. initial: a, half the square of epsilon.
+    comes to rest, as the target does not. initial: a, half the square of the noise's
+    scale.
     """
 
     target_acceptance: float = 0.6
@@ -48,12 +49,13 @@ class StepSize(NamedTuple):
 def neural(spec: proposal.Spec) -> AdaptiveSampler:
     """The learned proposal, an ascent of its objective before every move.
 
-    spec: its density, starts and buffer are not read.
+    spec: its density, starts and buffer are not read. Raises ValueError as
+    `proposal.checked` does.
     """
-    spec = spec._replace(buffer=None)
+    spec = proposal.checked(spec._replace(buffer_size=0, warmup_windows=0))
     return AdaptiveSampler(
         init=lambda key, shape: proposal.init(spec, key, jnp.zeros((1, *shape))),
-        walk=partial(_learning, spec),
+        advance=partial(_learning, spec),
         kernel=partial(proposal.kernel, spec),
     )
 
@@ -66,9 +68,8 @@ def _learning(
     log_density_fn: LogDensityFn,
     num: int,
 ) -> tuple[proposal.State, Array, Metrics]:
-    spec = spec._replace(
-        log_density_fn=log_density_fn, buffer=proposal.Buffer(len(positions))
-    )
+    size = len(positions)
+    spec = spec._replace(log_density_fn=log_density_fn, buffer_size=size)
 
     def one(state, key):
         # All its chains are the batch.
@@ -81,10 +82,16 @@ def _learning(
 
 
 def langevin(spec: StepSize) -> AdaptiveSampler:
-    """MALA with one step size for all chains, tuned after every move."""
+    """MALA with one step size for all chains, tuned after every move.
+
+    Raises ValueError naming a field that the specification cannot have.
+    """
+    proposal.check_acceptance(spec.target_acceptance)
+    checks.positive("proposal.initial_step_size", spec.initial)
+    checks.at_least("replay.step_size_rate", spec.rate, 0)
     return AdaptiveSampler(
         init=lambda key, shape: jnp.float32(spec.initial),
-        walk=partial(_tuning, spec),
+        advance=partial(_tuning, spec),
         kernel=lambda state, log_density_fn, **aux: mala.mala(
             log_density_fn, step_size=state, **aux
         ),
@@ -104,7 +111,15 @@ def _tuning(
         kernel = mala.mala(log_density_fn, step_size=step_size)
         keys = jax.random.split(key, len(positions))
         moved, infos = jax.vmap(kernel.step)(keys, chains)
-        found = measured(step_size, chains.position, moved.position, infos)
+        scale = jnp.sqrt(2 * step_size)
+        found = proposal.measured(
+            chains.position,
+            moved.position,
+            acceptance=infos.acceptance_rate,
+            log_det=positions[0].size * jnp.log(scale),
+            finite=~infos.is_divergent,
+            scale=scale,
+        )
         step_size = next_step_size(spec, step_size, found["acceptance"])
         return (step_size, moved), found
 
@@ -118,19 +133,6 @@ def next_step_size(spec: StepSize, step_size: Array, acceptance: Array) -> Array
     """The step size after a move that accepted with mean probability `acceptance`."""
     factor = 1 + spec.rate * (acceptance - spec.target_acceptance)
     return (step_size * factor).astype(step_size.dtype)
-
-
-def measured(step_size: Array, before: Array, after: Array, infos: Any) -> Metrics:
-    """What `proposal.measured` tells of a learned proposal, of a step of MALA."""
-    dim = before[0].size
-    jumps = jnp.square(after - before).reshape(len(before), -1)
-    return {
-        "acceptance": jnp.mean(infos.acceptance_rate),
-        "entropy": 0.5 * dim * jnp.log(2 * step_size) + proposal.noise_entropy(dim),
-        "expected_squared_jump": jnp.mean(jnp.sum(jumps, axis=1)),
-        "epsilon": jnp.sqrt(2 * step_size),
-        "non_finite": jnp.mean(infos.is_divergent),
-    }
 
 
 def _means(found: Metrics) -> Metrics:

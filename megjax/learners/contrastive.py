@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from megjax import distributed, losses
+from megjax import checks, distributed, losses
 from megjax.energies.family import Family, Units
 from megjax.learners import base, proximal
 from megjax.learners.base import Learner, Player
@@ -48,28 +48,19 @@ def bits(shape: tuple[int, ...]) -> Coding:
     )
 
 
-class FluctuatingTemperature(NamedTuple):
-    """Chains whose inverse temperatures fluctuate, each around 1, so that they mix.
-
-    std: of the stationary Gamma distribution. momentum: correlation of successive
-    values. The defaults are those of Paysage, the package of Mehta et al. 2019.
-    """
-
-    std: float = 0.6
-    momentum: float = 0.9
-
-
 class Spec(NamedTuple):
     """An energy and how it is trained.
 
-    family: the energy and its chains; `walked` makes one of any energy.
+    family: the energy and its chains; `moved_by` makes one of any energy.
     coding: of data as visible units.
     num_chains: of the negative phase; CD has one per example of the batch instead.
     num_sweeps: k of CD-k and PCD-k, sweeps between two updates.
     persistent: chains go on where they stopped (PCD), else restart at the data (CD).
-    fluctuating_temperature: None keeps every inverse temperature at 1.
-    centring: None, or (gradient, positive, negative units) -> gradient, such as
-        `centred`.
+    fluctuating_temperature: inverse temperatures fluctuate, each around 1, so that the
+        chains mix (Paysage, the package of Mehta et al. 2019).
+    temperature_std, temperature_momentum: of the stationary Gamma distribution of these,
+        and the correlation of successive ones; Paysage's values.
+    centred: takes the gradient of centred units (`centred`); one hidden layer only.
     start: (key, num) -> v [num, ...], where persistent chains begin; by default at
         zero, one sweep ago.
     num_sample_sweeps: from the chains of training to a sample.
@@ -80,8 +71,10 @@ class Spec(NamedTuple):
     num_chains: int = 100
     num_sweeps: int = 1
     persistent: bool = True
-    fluctuating_temperature: FluctuatingTemperature | None = None
-    centring: Callable[[PyTree, Units, Units], PyTree] | None = None
+    fluctuating_temperature: bool = False
+    temperature_std: float = 0.6
+    temperature_momentum: float = 0.9
+    centred: bool = False
     start: Callable[[Key, int], Array] | None = None
     num_sample_sweeps: int = 1000
     optimizer: optax.GradientTransformation = proximal.sgd(0.01)
@@ -99,8 +92,18 @@ class State:
     inverse_temperatures: Array
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    for field in ("num_chains", "num_sweeps", "num_sample_sweeps"):
+        checks.at_least(f"contrast.{field}", getattr(spec, field), 1)
+    checks.positive("contrast.temperature_std", spec.temperature_std)
+    checks.fraction("contrast.temperature_momentum", spec.temperature_momentum)
+    return spec
+
+
 def contrastive(spec: Spec) -> Learner:
-    """The learner of a specification."""
+    """The learner of a specification. Raises ValueError as `checked` does."""
+    spec = checked(spec)
     return Learner(
         init=partial(init, spec),
         step=partial(step, spec),
@@ -134,7 +137,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
         units = spec.family.start(key_start, params, v)
     if spec.fluctuating_temperature:
         betas = fluctuating_temperature(
-            key_temperature, betas, *spec.fluctuating_temperature
+            key_temperature, betas, spec.temperature_std, spec.temperature_momentum
         )
     units = jax.tree.map(distributed.shard, units)
     beta = betas if spec.fluctuating_temperature else 1.0
@@ -197,8 +200,8 @@ def contrast(
         }
 
     gradient, found = jax.grad(loss, has_aux=True)(params)
-    if spec.centring:
-        gradient = spec.centring(gradient, positive, negative)
+    if spec.centred:
+        gradient = centred(gradient, positive, negative)
     if family.mean:
         reconstruction = family.mean(params, positive)
         found["reconstruction_error"] = reconstruction_error(v, reconstruction)
@@ -247,7 +250,7 @@ def reconstruction_error(v: Array, reconstruction: Array) -> Array:
 
 
 def weight_metrics(params: PyTree) -> Metrics:
-    """Norm of all weights, share of exact zeros, and `participation`."""
+    """Norm of all weights, fraction of exact zeros, and `participation`."""
     weights = proximal.weights(params)
     if not weights:
         return {}
@@ -260,15 +263,15 @@ def weight_metrics(params: PyTree) -> Metrics:
 
 
 def participation(w: Array) -> Array:
-    """Share of its inputs that a hidden unit listens to: [n, m] -> [], in [1 / n, 1].
+    """Fraction of its inputs that a hidden unit depends on: [n, m] -> [], in [1 / n, 1].
 
     Mean over columns of (sum w^2)^2 / (n sum w^4); called weight sparsity in Paysage.
     Columns of zeros count 0.
     """
     squares = jnp.square(w.reshape(-1, w.shape[-1]))
     fourth = len(squares) * jnp.sum(jnp.square(squares), axis=0)
-    share = jnp.square(jnp.sum(squares, axis=0)) / jnp.where(fourth == 0, 1, fourth)
-    return jnp.mean(share)
+    fractions = jnp.square(jnp.sum(squares, axis=0)) / jnp.where(fourth == 0, 1, fourth)
+    return jnp.mean(fractions)
 
 
 def sample(spec: Spec, key: Key, state: State, num: int) -> Array:
@@ -325,7 +328,7 @@ def swept(
     return kernel.Kernel(start, move)
 
 
-def walked(
+def moved_by(
     init_fn: Callable[[Key], PyTree],
     energy_fn: Callable[[PyTree, Array], Array],
     kernel_fn: Callable[[LogDensityFn], kernel.Kernel],

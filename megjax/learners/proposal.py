@@ -14,12 +14,50 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from megjax import distributed
+from megjax import checks, distributed
 from megjax.learners.base import Learner, Player, player, updated
 from megjax.networks.proposal import Proposal
 from megjax.samplers import adaptation, mala, neural, preconditioner
 from megjax.samplers.kernel import Kernel, chain, metropolis
 from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
+
+
+class Optimizer(NamedTuple):
+    """What `optimizer` makes.
+
+    The paper's learning rate is constant and 1e-3, its beta2 .95.
+
+    schedule: of the rate: constant, or cosine, to 0 at the last step after a linear
+        rise of `schedule_warmup` steps.
+    """
+
+    learning_rate: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    schedule: str = "cosine"
+    schedule_warmup: int = 100
+
+
+def optimizer(settings: Optimizer, num_steps: int) -> optax.GradientTransformation:
+    """AMSGrad with its rate over a number of steps.
+
+    Raises ValueError naming a field that the settings cannot have.
+    """
+    for field in ("learning_rate", "schedule_warmup"):
+        checks.at_least(f"proposal.{field}", getattr(settings, field), 0)
+    for field in ("beta1", "beta2"):
+        checks.fraction(f"proposal.{field}", getattr(settings, field))
+    highest = settings.learning_rate
+    warmup = min(settings.schedule_warmup, num_steps // 2)
+    rate = checks.choice(
+        "proposal.schedule",
+        settings.schedule,
+        constant=highest,
+        cosine=optax.warmup_cosine_decay_schedule(
+            0.0, highest, warmup, max(num_steps, warmup + 1)
+        ),
+    )
+    return amsgrad(rate, beta1=settings.beta1, beta2=settings.beta2)
 
 
 def amsgrad(
@@ -36,64 +74,52 @@ def amsgrad(
     )
 
 
-class EntropyWeight(NamedTuple):
-    """How beta follows the acceptance: beta (1 + rate (acceptance - target)), clipped.
-
-    Its reference code takes the initial value for the floor as well, from which a beta
-    that starts too large cannot come down; the floor is a number of its own here.
-    """
-
-    target_acceptance: float = 0.9
-    initial: float = 1e-2
-    rate: float = 0.1
-    floor: float = 1e-5
-    ceiling: float = 1e3
-
-
-class Buffer(NamedTuple):
-    """Chains to train on where the target has no exact sampler.
-
-    size: number of chains. burn_in: steps of MALA from the starts before training,
-    which tune its step size, and the proposal starts with that. Every iteration then
-    moves the chains of its batch by the proposal as it is.
-    warmup_windows: how often after that the mean and covariance of the chains become a
-    frame (`neural.Frame`), in which MALA burns in again. The proposal works in the last
-    one, for good; 0, the paper, for none.
-    """
-
-    size: int = 2048
-    burn_in: int = 500
-    warmup_windows: int = 0
-
-
 class Spec(NamedTuple):
-    """A target, the networks, and hyperparameters.
+    """A target, the networks, and hyperparameters; those of the paper's demonstration.
 
     log_density_fn: of one position, twice differentiable. Gradients of the objective
-    do not see the kinks of a piecewise linear one, and are biased by that.
+        do not see the kinks of a piecewise linear one, and are biased by that.
     start_fn: (key, num) -> positions [num, ...] that chains start from.
-    weight: of the entropy, eq. 5. buffer: None to train on the data, which must then
-        be exact draws of the target.
-    relative: takes the entropy relative to the target, -KL(q(x'|x) || p), which is not
-        in the paper. Its entropy grows without bound with proposals that are rejected
-        and, in a funnel, with every step towards the mouth; this one is largest where
-        the proposal is a draw of the target, as the acceptance is.
+    target_acceptance: that the weight of the entropy follows.
+    entropy_weight: beta of eq. 5 at the start.
+    entropy_weight_rate: beta becomes beta (1 + rate (acceptance - target)); 0 holds it.
+    entropy_weight_floor, entropy_weight_ceiling: of beta. The paper's code takes the
+        initial value for the floor, from which a beta that starts too large cannot
+        come down.
+    relative_entropy: takes the entropy relative to the target, -KL(q(x'|x) || p), which
+        is not in the paper. Its entropy grows without bound with proposals that are
+        rejected and, in a funnel, with every step towards the mouth; this one is
+        largest where the proposal is a draw of the target, as the acceptance is.
     path_gradient: differentiates the relative entropy along the path of x' alone, with
         the parameters in log q(x'|x) held (Roeder, Wu and Duvenaud 2017; of flows,
         Vaitl et al. 2022): the same mean, and no variance where the proposal is a draw
-        of the target, for one more pass back. Without `relative` it has no say.
+        of the target, for one more pass back. Without `relative_entropy` it has no say.
     stop_gradient: takes dU for a constant in the gradient; the paper found it worse.
+    buffer_size: number of chains to train on where the target has no exact sampler.
+        Every iteration moves the chains of its batch by the proposal as it is. 0 trains
+        on the data, which must then be exact draws of the target.
+    burn_in: steps of MALA from the starts before training, which tune its step size;
+        the proposal starts with that.
+    warmup_windows: how often after that the mean and covariance of the chains become a
+        preconditioner (`neural.Preconditioner`), with which MALA burns in again. The
+        proposal works with the last one, for good; 0, the paper, for none.
     num_transitions: of every chain that `sample` runs.
     """
 
     log_density_fn: LogDensityFn
     proposal: Proposal
     start_fn: Callable[[Key, int], Array]
-    weight: EntropyWeight = EntropyWeight()
-    buffer: Buffer | None = None
-    relative: bool = False
+    target_acceptance: float = 0.9
+    entropy_weight: float = 0.01
+    entropy_weight_rate: float = 0.1
+    entropy_weight_floor: float = 1e-3
+    entropy_weight_ceiling: float = 1e3
+    relative_entropy: bool = False
     path_gradient: bool = True
     stop_gradient: bool = False
+    buffer_size: int = 0
+    burn_in: int = 500
+    warmup_windows: int = 0
     num_transitions: int = 100
     optimizer: optax.GradientTransformation = amsgrad(1e-3)
 
@@ -107,8 +133,47 @@ class State:
     positions: Array | None
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    minima = {"num_transitions": 1, "burn_in": 1, "buffer_size": 0, "warmup_windows": 0}
+    minima |= dict.fromkeys(WEIGHT, 0)
+    for field, minimum in minima.items():
+        checks.at_least(f"proposal.{field}", getattr(spec, field), minimum)
+    check_acceptance(spec.target_acceptance)
+    weight, floor, ceiling = (getattr(spec, field) for field in WEIGHT[:3])
+    if not floor <= weight <= ceiling:
+        raise ValueError(
+            f"proposal.entropy_weight={weight}: give one from "
+            f"entropy_weight_floor={floor} to entropy_weight_ceiling={ceiling}"
+        )
+    if spec.warmup_windows and not (spec.buffer_size and len(spec.proposal.shape) == 1):
+        raise ValueError(
+            f"proposal.warmup_windows={spec.warmup_windows}: these need a buffer of "
+            "chains of vectors; give a buffer_size, or 0 warmup_windows"
+        )
+    return spec
+
+
+def check_acceptance(value: float) -> None:
+    """ValueError unless a target of acceptance is between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(
+            f"proposal.target_acceptance={value}: give a number between 0 and 1"
+        )
+
+
+WEIGHT = (
+    *("entropy_weight", "entropy_weight_floor", "entropy_weight_ceiling"),
+    "entropy_weight_rate",
+)
+
+
 def proposal(spec: Spec) -> Learner:
-    """The learner of a specification; its energy is that of the target."""
+    """The learner of a specification; its energy is that of the target.
+
+    Raises ValueError as `checked` does.
+    """
+    spec = checked(spec)
     return Learner(
         init=partial(init, spec),
         step=partial(step, spec),
@@ -123,7 +188,7 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     key_params, key_buffer = jax.random.split(key)
     variables = spec.proposal.init(key_params, jnp.zeros(x.shape[1:]))
     positions = None
-    if spec.buffer:
+    if spec.buffer_size:
         positions, step_size, frame = burnt_in(spec, key_buffer)
         log_epsilon = 0.5 * jnp.log(2 * step_size)
         variables["params"]["log_epsilon"] = log_epsilon
@@ -131,15 +196,15 @@ def init(spec: Spec, key: Key, x: Array) -> State:
             variables["frame"] = frame._asdict()
     return State(
         player(variables, spec.optimizer),
-        jnp.float32(spec.weight.initial),
+        jnp.float32(spec.entropy_weight),
         positions,
     )
 
 
 def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Frame | None]:
     """Chains [M, ...] after MALA from the starts, its step size [], and its frame."""
-    key_start, key_chains, *keys = jax.random.split(key, 2 + spec.buffer.warmup_windows)
-    starts = spec.start_fn(key_start, spec.buffer.size)
+    key_start, key_chains, *keys = jax.random.split(key, 2 + spec.warmup_windows)
+    starts = spec.start_fn(key_start, spec.buffer_size)
     positions, step_size = langevin(spec, key_chains, starts)
     frame = None
     for key_whitened in keys:
@@ -158,11 +223,11 @@ def langevin(
     """
     kernel_fn = partial(mala.mala, spec.log_density_fn, factor=factor)
     states, tuner = adaptation.warm_up(
-        jax.random.split(key, spec.buffer.size),
+        jax.random.split(key, spec.buffer_size),
         lambda step_size: kernel_fn(step_size=step_size),
         jax.vmap(kernel_fn(step_size=1.0).init)(starts),
         adaptation.tuner(0.01),
-        spec.buffer.burn_in,
+        spec.burn_in,
         target_acceptance=mala.TARGET_ACCEPTANCE,
     )
     return states.position, adaptation.step_size(tuner)
@@ -172,23 +237,30 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     """One ascent of eq. 5 on exact draws x [1, B, ...] or on B chains of the buffer."""
     key_rows, key_noise, key_accept = jax.random.split(key, 3)
     x, rows = x[0], None
-    if spec.buffer:
-        rows = jax.random.permutation(key_rows, spec.buffer.size)[: len(x)]
+    if spec.buffer_size:
+        rows = jax.random.permutation(key_rows, spec.buffer_size)[: len(x)]
         x = distributed.shard(state.positions[rows])
     noise = distributed.shard(jax.random.normal(key_noise, x.shape, x.dtype))
     loss_fn = partial(loss, spec, state, x, noise)
     gradient, (moves, starts) = jax.grad(loss_fn, has_aux=True)(state.proposal.params)
     acceptance = jnp.exp(jnp.minimum(ratios(moves), 0.0))
-    metrics = measured(state, x, moves, acceptance)
+    metrics = measured(
+        x,
+        moves.state.position,
+        acceptance=acceptance,
+        log_det=moves.log_det,
+        finite=jnp.isfinite(moves.log_ratio),
+        scale=jnp.exp(state.proposal.params["log_epsilon"]),
+        weight=acceptance,
+    )
+    metrics["entropy_weight"] = state.entropy_weight
     norm = optax.tree.norm(gradient)
     metrics["gradient_norm"] = jnp.where(jnp.isfinite(norm), norm, 0.0)
     state = state.replace(
         proposal=updated(state.proposal, gradient, spec.optimizer),
-        entropy_weight=next_weight(
-            spec.weight, state.entropy_weight, jnp.mean(acceptance)
-        ),
+        entropy_weight=next_weight(spec, state.entropy_weight, jnp.mean(acceptance)),
     )
-    if spec.buffer:
+    if spec.buffer_size:
         keys = jax.random.split(key_accept, len(x))
         moved, _ = jax.vmap(metropolis)(keys, moves.log_ratio, starts, moves.state)
         positions = state.positions.at[rows].set(moved.position)
@@ -210,7 +282,7 @@ def loss(
     moves, starts = proposals(spec, proposer, x, noise)
     usable = jnp.isfinite(moves.log_ratio)
     entropy = moves.log_det
-    if spec.relative:
+    if spec.relative_entropy:
         if spec.path_gradient:
             held = flow(spec, jax.lax.stop_gradient(proposer))
             entropy = -log_proposal(spec, held, starts, moves.state.position, noise)
@@ -249,27 +321,38 @@ def ratios(moves: neural.Move) -> Array:
     return jnp.where(jnp.isnan(moves.log_ratio), -jnp.inf, moves.log_ratio)
 
 
-def next_weight(weight: EntropyWeight, value: Array, acceptance: Array) -> Array:
+def next_weight(spec: Spec, weight: Array, acceptance: Array) -> Array:
     """beta after a batch that accepted with mean probability `acceptance`: []."""
-    value = value * (1 + weight.rate * (acceptance - weight.target_acceptance))
-    return jnp.clip(value, weight.floor, weight.ceiling)
+    rate = spec.entropy_weight_rate
+    weight = weight * (1 + rate * (acceptance - spec.target_acceptance))
+    return jnp.clip(weight, spec.entropy_weight_floor, spec.entropy_weight_ceiling)
 
 
-def measured(state: State, x: Array, moves: neural.Move, acceptance: Array) -> Metrics:
-    """Numbers of a batch; proposals that are not finite count as moves by nothing.
+def measured(
+    x: Array,
+    ends: Array,
+    *,
+    acceptance: Array,
+    log_det: Array,
+    finite: Array,
+    scale: Array,
+    weight: float | Array = 1.0,
+) -> Metrics:
+    """Numbers of a batch of moves [B], whatever the sampler.
 
-    entropy: of the proposal in nats, E log |det dx' / dz| and the noise's own.
+    x, ends: positions [B, ...] before and after; of proposals where `weight` is their
+    acceptance, by which squared jumps then count. log_det: log |det dx' / dz|, whose
+    mean and the entropy of the noise are the entropy of the proposal, in nats. finite:
+    whether the proposals are; others count as moves by nothing. scale: of the noise [].
     """
-    finite = jnp.isfinite(moves.log_ratio)
-    log_det = jnp.where(finite, moves.log_det, 0.0)
-    change = (moves.state.position - x).reshape(len(x), -1)
+    change = (ends - x).reshape(len(x), -1)
     jump = jnp.sum(jnp.where(finite[:, None], change, 0.0) ** 2, axis=1)
+    log_det = jnp.mean(jnp.where(finite, log_det, 0.0))
     return {
         "acceptance": jnp.mean(acceptance),
-        "entropy_weight": state.entropy_weight,
-        "entropy": jnp.mean(log_det) + noise_entropy(change.shape[1]),
-        "expected_squared_jump": jnp.mean(acceptance * jump),
-        "epsilon": jnp.exp(state.proposal.params["log_epsilon"]),
+        "entropy": log_det + noise_entropy(change.shape[1]),
+        "expected_squared_jump": jnp.mean(weight * jump),
+        "scale": scale,
         "non_finite": 1 - jnp.mean(finite),
     }
 

@@ -4,7 +4,7 @@ Mehta et al. 2019, eqs. 191-192; Yun, Lozano and Yang 2021, "Adaptive proximal g
 methods for structured neural networks" (ProxGen), for the step under Adam.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from megjax import checks
 from megjax.types import Array, PyTree
+
+
+class Spec(NamedTuple):
+    """What `optimizer` makes.
+
+    method: sgd, or adam without momentum.
+    learning_rate: the first one.
+    schedule: of the rate: constant; linear, to 0 at the last step; or power, r falling
+        as 1 / (1 / r + epoch) with epochs of 570 steps: what PowerLawDecay does in
+        the notebook of Mehta et al. 2019, whatever its text says.
+    l1, l2: factors of sum |w| and sum w^2 over the weights, added to the loss.
+    """
+
+    method: str = "adam"
+    learning_rate: float = 0.005
+    schedule: str = "linear"
+    l1: float = 0.0
+    l2: float = 0.0
 
 
 class State(NamedTuple):
@@ -20,6 +39,35 @@ class State(NamedTuple):
 
     count: Array
     squares: PyTree
+
+
+def optimizer(
+    spec: Spec, num_steps: int, *, frozen: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """The optimizer of a specification over a number of steps.
+
+    frozen: names of parameters that stay. Raises ValueError naming a field that the
+    specification cannot have.
+    """
+    checks.at_least("train.num_steps", num_steps, 1)
+    for field in ("learning_rate", "l1", "l2"):
+        checks.at_least(f"contrast.{field}", getattr(spec, field), 0)
+    rate = spec.learning_rate
+    rate_fn = checks.choice(
+        "contrast.schedule",
+        spec.schedule,
+        constant=rate,
+        linear=optax.linear_schedule(rate, 0.0, num_steps),
+        power=lambda count: rate / (1 + rate * (count // 570)),
+    )
+    method = checks.choice("contrast.method", spec.method, sgd=sgd, adam=adam)
+    trained = method(rate_fn, l1=spec.l1, l2=spec.l2)
+    if not frozen:
+        return trained
+    held = optax.masked(
+        optax.set_to_zero(), lambda params: {name: name in frozen for name in params}
+    )
+    return optax.chain(trained, held)
 
 
 def is_weight(path: tuple, leaf: Array) -> bool:

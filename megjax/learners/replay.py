@@ -2,7 +2,7 @@
 
 Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
 Entropy", section 5.2; the buffer as Du and Mordatch 2019, without fresh starts. Every
-iteration a batch of chains of the buffer walks on the present energy by a sampler that
+iteration a batch of chains of the buffer moves on the present energy by a sampler that
 adapts to it; then the energy follows the gradient of the likelihood (Tieleman 2008).
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen, struct
 
-from megjax import distributed, losses
+from megjax import checks, distributed, losses
 from megjax.learners.adaptive_samplers import AdaptiveSampler
 from megjax.learners.base import Learner, Player, norm, player, updated
 from megjax.samplers import bijectors
@@ -25,7 +25,7 @@ from megjax.types import Array, Key, LogDensityFn, Metrics, PyTree
 
 
 class Spec(NamedTuple):
-    """An energy, how its chains walk, and hyperparameters.
+    """An energy, what moves its chains, and hyperparameters.
 
     energy: module x [B, ...] -> [B] of data, not of coordinates: the density of x is
         exp(-E(x)), and that of u exp(-E(x(u))) |det dx / du|, which has a finite
@@ -33,7 +33,7 @@ class Spec(NamedTuple):
         learned proposal.
     bijector: of data; chains live in its unbounded values.
     noise_fn: (key, x [B, ...]) -> x, put on every batch of data, or None.
-    buffer_size: number of chains; a batch of them walks in an iteration.
+    buffer_size: number of chains; a batch of them moves in an iteration.
     num_transitions: of each of those.
     start_fn: (key, shape) -> u, where chains begin.
     magnitude_weight: of mean E(data)^2 + mean E(chains)^2 in the loss, which bounds the
@@ -42,7 +42,7 @@ class Spec(NamedTuple):
     """
 
     energy: linen.Module
-    walker: AdaptiveSampler
+    sampler: AdaptiveSampler
     bijector: Bijector = bijectors.IDENTITY
     noise_fn: Callable[[Key, Array], Array] | None = None
     buffer_size: int = 10_000
@@ -57,12 +57,21 @@ class State:
     """The energy, the sampler's state, and chains u [M, ...]."""
 
     energy: Player
-    walker: PyTree
+    sampler: PyTree
     positions: Array
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    minima = {"buffer_size": 1, "num_transitions": 1, "magnitude_weight": 0}
+    for field, minimum in minima.items():
+        checks.at_least(f"replay.{field}", getattr(spec, field), minimum)
+    return spec
+
+
 def replay(spec: Spec) -> Learner:
-    """The learner of a specification."""
+    """The learner of a specification. Raises ValueError as `checked` does."""
+    spec = checked(spec)
     return Learner(
         init=partial(init, spec),
         step=partial(step, spec),
@@ -75,22 +84,22 @@ def replay(spec: Spec) -> Learner:
 
 def init(spec: Spec, key: Key, x: Array) -> State:
     """A fresh energy, a fresh sampler and chains at their starts."""
-    key_energy, key_walker, key_start = jax.random.split(key, 3)
+    key_energy, key_sampler, key_start = jax.random.split(key, 3)
     shape = x.shape[1:]
     return State(
         energy=player(spec.energy.init(key_energy, x), spec.optimizer),
-        walker=spec.walker.init(key_walker, shape),
+        sampler=spec.sampler.init(key_sampler, shape),
         positions=spec.start_fn(key_start, (spec.buffer_size, *shape)),
     )
 
 
 def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
-    """As many chains walk as x [1, B, ...] has examples; then one update of the energy."""
-    key_rows, key_walk, key_noise = jax.random.split(key, 3)
+    """As many chains move as x [1, B, ...] has examples; then one update of the energy."""
+    key_rows, key_chains, key_noise = jax.random.split(key, 3)
     rows = jax.random.permutation(key_rows, spec.buffer_size)[: x.shape[1]]
-    walker, chains, found = spec.walker.walk(
-        key_walk,
-        state.walker,
+    sampler, chains, found = spec.sampler.advance(
+        key_chains,
+        state.sampler,
         distributed.shard(state.positions[rows]),
         log_density(spec, state.energy.params),
         spec.num_transitions,
@@ -107,7 +116,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     }
     state = State(
         energy=updated(state.energy, gradient, spec.optimizer),
-        walker=walker,
+        sampler=sampler,
         # Whole again on every device, so that all steps have one program.
         positions=distributed.whole(state.positions.at[rows].set(chains)),
     )
@@ -163,9 +172,9 @@ def energy(spec: Spec, state: State, x: Array) -> Array:
 def kernel(
     spec: Spec, state: State, log_density_fn: LogDensityFn, *, has_aux: bool = False
 ) -> Kernel:
-    """The sampler as it is, on any density of data; it walks in coordinates."""
+    """The sampler as it is, on any density of data; it moves in coordinates."""
     return bijectors.transformed(
-        partial(spec.walker.kernel, state.walker),
+        partial(spec.sampler.kernel, state.sampler),
         log_density_fn,
         spec.bijector,
         has_aux=has_aux,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from megjax import checks
 from megjax.learners.base import Learner
 from megjax.types import Array, Key, Metrics, PyTree
 
@@ -32,13 +33,12 @@ class State:
 def stopped_early(
     learner: Learner, gap_fn: Callable[[PyTree], Array], *, limit: float, every: int
 ) -> Learner:
-    """A learner that rests once gap_fn(state) exceeds the limit, seen every so often.
+    """A learner that rests once gap_fn(state) exceeds the limit, measured every so often.
 
     Steps after that leave everything as it is, and cost nothing. Adds the metrics
     `validation_gap` and `stopped`. Raises ValueError where every < 1.
     """
-    if every < 1:
-        raise ValueError(f"every={every}: the gap is seen every 1 or more steps")
+    checks.at_least("early_stopping.every", every, 1)
     return learner._replace(
         init=partial(init, learner),
         step=partial(step, learner, gap_fn, limit, every),
@@ -78,5 +78,7 @@ def step(
         lambda: learner.step(key, state.inner, x),
     )
     after = State(inner, state.count + 1, gap, stopped, found)
-    told = {"validation_gap": gap, "stopped": stopped.astype(gap.dtype)}
-    return after, found | told
+    return after, found | {
+        "validation_gap": gap,
+        "stopped": stopped.astype(gap.dtype),
+    }

@@ -26,18 +26,16 @@ def test_a_split_holds_every_image_once():
     pixels.reshape(40, 6)[:] = np.arange(40)[:, None] >> np.arange(6) & 1
     pixels *= 255
     labels = np.arange(40, dtype=np.int32)
-    found = binary.split("bits", pixels, labels, validation_share=0.1)
-    assert found.validation_x.shape == (4, 2, 3, 1)
-    together = np.concatenate([found.train_labels, found.validation_labels])
+    data = binary.split("bits", pixels, labels, held_out_fraction=0.1)
+    train, held_out = data.reference["train"], data.reference["validation"]
+    assert held_out.x.shape == (4, 2, 3, 1)
+    together = np.concatenate([train.labels, held_out.labels])
     assert sorted(together) == list(range(40))
-    for x, labels in (
-        (found.train_x, found.train_labels),
-        (found.validation_x, found.validation_labels),
-    ):
+    for x, labels in (train, held_out):
         number = (x.reshape(len(x), 6) > 0) @ (2 ** np.arange(6))
         assert number.tolist() == labels.tolist()
-    assert set(np.unique(found.train_x)) == {-1.0, 1.0}
-    batch = found.train.take(found.train.store, np.arange(3))
-    np.testing.assert_array_equal(batch, found.train_x[:3])
-    with pytest.raises(ValueError, match=r"validation_share=0.001 of 40 images"):
-        binary.split("bits", pixels, labels, validation_share=0.001)
+    assert set(np.unique(train.x)) == {-1.0, 1.0}
+    batch = data.take(data.store, np.arange(3))
+    np.testing.assert_array_equal(batch, train.x[:3])
+    with pytest.raises(ValueError, match=r"held_out_fraction=0.001 of 40 images"):
+        binary.split("bits", pixels, labels, held_out_fraction=0.001)

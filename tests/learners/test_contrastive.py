@@ -144,7 +144,7 @@ def task():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"centring": contrastive.centred}],
+    [{}, {"centred": True}],
 )
 def test_training_nears_what_the_exact_gradient_reaches(task, changes):
     target, data, start, best = task
@@ -156,7 +156,7 @@ def test_training_nears_what_the_exact_gradient_reaches(task, changes):
     assert np.isfinite(found["energy_gap"]).all()
 
 
-def test_driven_temperatures_have_their_moments():
+def test_fluctuating_temperatures_have_their_moments():
     std, momentum, num = 0.6, 0.9, 1500
 
     def one(betas, key):
@@ -208,7 +208,7 @@ def test_centring_is_the_gradient_of_the_centred_machine(float64):
     # linearly.
     slope = jax.jit(jax.grad(loss))(centred)
     expected = jax.jit(lambda c, s: jax.jvp(plain, (c,), (s,))[1])(centred, slope)
-    spec = learner(centring=contrastive.centred)
+    spec = learner(centred=True)
     found, _ = contrast(spec, params, v, negative)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected
@@ -279,7 +279,7 @@ def test_any_energy_is_trained_by_a_kernel():
     def energy_fn(params, x):
         return jnp.exp(params["log_precision"]) * (x[:, 0] - params["mean"]) ** 2 / 2
 
-    family = contrastive.walked(
+    family = contrastive.moved_by(
         lambda key: {"mean": jnp.zeros(()), "log_precision": jnp.zeros(())},
         energy_fn,
         functools.partial(mala.mala, step_size=0.3),

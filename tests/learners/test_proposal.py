@@ -30,8 +30,7 @@ def specification(gradient="displaced", **fields):
     module = networks.Vectors(
         shape=(2,), width=4, num_steps=1, gradient=gradient, initial_log_epsilon=-0.7
     )
-    weight = proposal.EntropyWeight(initial=BETA)
-    fields = {"weight": weight, "optimizer": optax.sgd(RATE)} | fields
+    fields = {"entropy_weight": BETA, "optimizer": optax.sgd(RATE)} | fields
     return proposal.Spec(MOON.log_density, module, normal, **fields)
 
 
@@ -133,7 +132,7 @@ def test_relative_entropy_is_largest_for_draws_of_the_target():
     @functools.partial(jax.jit, static_argnums=(0, 1))
     @functools.partial(jax.value_and_grad, argnums=2)
     def entropy(relative, path_gradient, log_epsilon):
-        fields = {"relative": relative, "path_gradient": path_gradient}
+        fields = {"relative_entropy": relative, "path_gradient": path_gradient}
         moved = params | {"log_epsilon": log_epsilon}
         value, _ = proposal.loss(spec._replace(**fields), heavy, x, noise, moved)
         return -value / 1e4
@@ -157,7 +156,7 @@ def test_relative_entropy_is_largest_for_draws_of_the_target():
 @pytest.mark.slow
 def test_the_path_gradient_has_the_same_mean():
     """Of parameters that do not make the target, over many draws of the noise."""
-    spec = specification(relative=True)
+    spec = specification(relative_entropy=True)
     state = noisy_state(spec).replace(entropy_weight=jnp.float32(1e4))
     x = jnp.tile(jnp.array([0.5, -3.0]), (4000, 1))
     noise = normal(jax.random.key(5), len(x))
@@ -209,7 +208,7 @@ def _(primals, tangents):
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("stop", [False, True])
 def test_second_derivatives_reach_the_displacement_unless_stopped(stop, relative):
-    spec = specification(stop_gradient=stop, relative=relative)
+    spec = specification(stop_gradient=stop, relative_entropy=relative)
     spec = spec._replace(log_density_fn=without_curvature)
     state = noisy_state(spec)
     x = normal(jax.random.key(1), BATCH)
@@ -221,14 +220,15 @@ def test_second_derivatives_reach_the_displacement_unless_stopped(stop, relative
 
 
 def test_entropy_weight_by_hand():
-    weight = proposal.EntropyWeight(0.9, rate=0.1, floor=0.01, ceiling=2.0)
-    next_weight = functools.partial(proposal.next_weight, weight)
+    spec = specification(entropy_weight_floor=0.01, entropy_weight_ceiling=2.0)
+    next_weight = functools.partial(proposal.next_weight, spec)
     np.testing.assert_allclose(next_weight(0.5, 1.0), 0.5 * 1.01)
     np.testing.assert_allclose(next_weight(0.5, 0.4), 0.5 * 0.95)
     np.testing.assert_allclose(next_weight(0.01, 0.0), 0.01)
     np.testing.assert_allclose(next_weight(2.0, 1.0), 2.0)
     # The floor is not where it starts: beta can fall.
-    assert proposal.EntropyWeight().floor < proposal.EntropyWeight().initial
+    default = proposal.Spec(None, None, None)
+    assert default.entropy_weight_floor < default.entropy_weight
 
 
 def test_the_weight_follows_the_acceptance_of_the_batch():
@@ -244,7 +244,7 @@ def test_the_weight_follows_the_acceptance_of_the_batch():
 
 
 def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
-    spec = specification(buffer=proposal.Buffer(size=200, burn_in=300))
+    spec = specification(buffer_size=200, burn_in=300)
     x = jnp.zeros((50, 2))
     init = jax.jit(functools.partial(proposal.init, spec))
     state = init(jax.random.key(0), x)
@@ -271,9 +271,9 @@ def test_whitenings_frame_a_proposal_by_the_chains():
     covariance = np.array([[0.01, 0.98], [0.98, 100.0]])
     target = targets.gaussian("", covariance)
     mean = jnp.array([3.0, -20.0])
-    spec = specification(
-        buffer=proposal.Buffer(size=500, burn_in=150, warmup_windows=4)
-    )._replace(log_density_fn=lambda x: target.log_density(x - mean))
+    spec = specification(buffer_size=500, burn_in=150, warmup_windows=4)._replace(
+        log_density_fn=lambda x: target.log_density(x - mean)
+    )
     state = jax.jit(functools.partial(proposal.init, spec))(
         jax.random.key(0), jnp.zeros((50, 2))
     )
@@ -313,7 +313,8 @@ def test_training_raises_entropy_and_keeps_the_target():
     """Exact draws, 300 steps; the trained chain then samples the crescent."""
     spec = specification(
         optimizer=proposal.amsgrad(3e-3),
-        weight=proposal.EntropyWeight(target_acceptance=0.8, initial=0.1),
+        target_acceptance=0.8,
+        entropy_weight=0.1,
     )
     learner = proposal.proposal(spec)
     state = learner.init(jax.random.key(0), jnp.zeros((64, 2)))

@@ -57,9 +57,9 @@ def learner(**changes):
 
 
 def advanced(spec, x):
-    made = replay.replay(spec)
-    before = jax.jit(made.init)(jax.random.key(0), x[0])
-    return before, *jax.jit(made.step)(jax.random.key(1), before, x)
+    init, step = (functools.partial(f, spec) for f in (replay.init, replay.step))
+    before = jax.jit(init)(jax.random.key(0), x[0])
+    return before, *jax.jit(step)(jax.random.key(1), before, x)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_an_iteration_by_hand(data, weight):
     spec = learner(magnitude_weight=weight)
     before, after, found = advanced(spec, data)
     rows = moved_rows(before, after)
-    assert len(rows) == BATCH and after.walker == 2
+    assert len(rows) == BATCH and after.sampler == 2
     chains = np.asarray(before.positions)[rows] + 2 * SHIFT
     np.testing.assert_allclose(np.asarray(after.positions)[rows], chains)
     real, fake = (np.asarray(features(x)) for x in (data[0] + NOISE, chains))
@@ -108,7 +108,7 @@ def test_rows_that_are_not_chosen_stay(data):
     assert set(chosen[0]) != set(chosen[1])
 
 
-def test_chains_walk_on_the_energy_in_coordinates(data):
+def test_chains_move_on_the_energy_in_coordinates(data):
     spec = learner(bijector=bijectors.logit(0.1), num_transitions=0)
     before, after, found = advanced(spec, data / 4)
     chosen = jax.random.permutation(jax.random.split(jax.random.key(1), 3)[0], NUM)[0]
@@ -145,7 +145,7 @@ def test_beyond_the_limit_nothing_is_likely(data):
     np.testing.assert_allclose(found, [1.24 + 1.24**2, np.inf])
 
 
-def test_the_kernel_walks_on_images():
+def test_the_kernel_moves_on_images():
     spec = replay.Spec(
         smooth.Energy(2),
         adaptive_samplers.langevin(adaptive_samplers.StepSize(initial=0.2)),
