@@ -10,6 +10,7 @@ import pytest
 from benchmarks import proposals
 from configs import proposal_icg
 from megjax.densities import targets
+from megjax.recipes import proposal as recipe
 from megjax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -48,9 +49,9 @@ def test_a_trained_proposal_is_measured(monkeypatch, tmp_path):
     config = proposal_icg.get_config()
     config.width = 8
     target = targets.gaussian("", np.array([1.0, 4.0]))
-    built = proposal_icg.proposal_experiment(config, target)
-    state = built.learner.init(jax.random.key(0), np.zeros((4, 2), np.float32))
-    run = loop.Restored(config, built.learner, state, 100, (2,), None)
+    learner = recipe.density(lambda config: target).learner(config, (2,))
+    state = learner.init(jax.random.key(0), np.zeros((4, 2), np.float32))
+    run = loop.Restored(config, learner, state, 100, (2,), None)
     monkeypatch.setattr(loop, "restore", {tmp_path: run}.get)
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 100, "iterations_per_second": 25.0}\n'
