@@ -6,7 +6,7 @@ The set-up of Mehta et al. 2019, figure 60: grey levels rounded, 95 % to train o
 import numpy as np
 
 from megjax.data import images
-from megjax.data.dataset import Dataset, LabelledExamples
+from megjax.data.dataset import Dataset, Labelled
 
 
 def rounded(pixels: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def split(
     """Images of two values, a random part of them held out.
 
     pixels uint8 [N, H, W, C] of 0 and 255, labels int32 [N]. Its `reference` has
-    "validation", those held out, and "train", the others, as `LabelledExamples` of
+    "validation", those held out, and "train", the others, as `Labelled` of
     -1 and 1. Raises ValueError for a fraction that leaves one part empty.
     """
     num_kept = round(held_out_fraction * len(pixels))
@@ -47,7 +47,7 @@ def split(
     order = np.random.RandomState(seed).permutation(len(pixels))
     parts = {"validation": order[:num_kept], "train": order[num_kept:]}
     reference = {
-        part: LabelledExamples(images.normalised(pixels[rows]), labels[rows])
+        part: Labelled(images.normalised(pixels[rows]), labels[rows])
         for part, rows in parts.items()
     }
     data = images.resident(name, pixels[parts["train"]])

@@ -11,7 +11,7 @@ import numpy as np
 
 from megjax.data import binary, images
 from megjax.data import ising as lattices
-from megjax.data.dataset import Dataset, LabelledExamples
+from megjax.data.dataset import Dataset, Labelled
 from megjax.energies import dbm, ising, rbm, units
 from megjax.evaluation import ising as observables
 from megjax.evaluation import likelihood, pictures, reconstruction
@@ -109,7 +109,7 @@ def image_data(config):
     pixels, labels = images.labelled(name, data_dir=data_dir)
     test, test_labels = images.labelled(name, split="test", data_dir=data_dir)
     data = binary.split(name, draw(pixels, seed=0), labels)
-    test = LabelledExamples(images.normalised(draw(test, seed=1)), test_labels)
+    test = Labelled(images.normalised(draw(test, seed=1)), test_labels)
     return data._replace(reference={**data.reference, "test": test})
 
 
@@ -236,7 +236,7 @@ def labelled_data(config):
     data = image_data(config)
     known = data.reference["train"], data.reference["validation"]
     train, validation = (rows(*examples) for examples in known)
-    reference = {"validation": LabelledExamples(validation, known[1].labels)}
+    reference = {"validation": Labelled(validation, known[1].labels)}
     take = lambda store, i: store[i]
     shape = train.shape[1:]
     return Dataset("labelled_digits", shape, len(train), train, take, None, reference)
