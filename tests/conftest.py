@@ -2,12 +2,18 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 # Most of the suite's time is compilation. Where XLA still has its older generator of
 # loops, programs compile there in a third of the time; it reads the flag once.
 if importlib.metadata.version("jaxlib") < "0.11":
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {flags}"
+# What took long to compile is kept for the next run, the other worker and the processes
+# that tests start. Traces are counted as before, and programs are the same to the bit.
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
