@@ -7,7 +7,6 @@ and the sequence of pickles that it wrote before version 1.6.
 
 import collections
 import io
-import json
 import math
 import pathlib
 import pickle
@@ -17,6 +16,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from megjax import extras
 
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -31,17 +32,6 @@ STORAGES = {
     "CharStorage": "<i1",
     "ByteStorage": "<u1",
     "BoolStorage": "|b1",
-}
-SAFETENSORS = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "<i1",
-    "U8": "<u1",
-    "BOOL": "|b1",
 }
 _DAMAGED = (
     ArithmeticError,
@@ -103,20 +93,12 @@ def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Eight bytes with the length of a JSON header, the header, the arrays' bytes."""
-    content = path.read_bytes()
-    (length,) = struct.unpack_from("<Q", content)
-    header = json.loads(content[8 : 8 + length])
-    header.pop("__metadata__", None)
-    body = memoryview(content)[8 + length :]
-    arrays = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end <= len(body):
-            raise ValueError(f"{name} lies outside the file")
-        flat = np.frombuffer(body[begin:end], SAFETENSORS[entry["dtype"]])
-        arrays[name] = flat.reshape(entry["shape"])
-    return arrays
+    with extras.needed("weights"):
+        import safetensors.numpy
+    try:
+        return safetensors.numpy.load(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def _pth(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -28,17 +28,32 @@ class TwoPlayers:
     average: PyTree = None
 
 
-def assembled(spec: NamedTuple, *, step: Callable, **changes: Callable) -> Learner:
-    """The learner of a specification, from this file's functions but for `changes`."""
+def assembled(
+    spec: NamedTuple,
+    *,
+    energy_update: Callable,
+    generator_update: Callable,
+    generator_first: bool = False,
+    **changes: Callable,
+) -> Learner:
+    """The learner of a specification, from this file's functions but for `changes`.
+
+    The rest as of `step`.
+    """
     shared = {
         "init": two_players,
+        "step": partial(
+            step,
+            energy_update=energy_update,
+            generator_update=generator_update,
+            generator_first=generator_first,
+        ),
         "sample": sample,
         "energy": energy,
         "latents": latents,
         "generate": generate,
     }
-    functions = shared | {"step": step} | changes
-    bound = {name: partial(function, spec) for name, function in functions.items()}
+    bound = {name: partial(f, spec) for name, f in (shared | changes).items()}
     return Learner(**bound, num_batches=spec.num_energy_updates)
 
 

@@ -86,8 +86,13 @@ def deep_directed(spec: Spec) -> Learner:
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
     Raises ValueError as `checked` does.
     """
-    own = {"step": step, "sample": sample, "generate": generate}
-    return adversarial.assembled(checked(spec), **own)
+    return adversarial.assembled(
+        checked(spec),
+        energy_update=energy_update,
+        generator_update=generator_update,
+        sample=sample,
+        generate=generate,
+    )
 
 
 def uniform(spec: Spec, z: Array) -> Array:
@@ -111,23 +116,6 @@ def generated(
     """Fresh training-mode samples [num, ...], and the generator moved on."""
     u = uniform(spec, adversarial.latents(spec, key, num))
     return adversarial.generated(spec, generator, params, u)
-
-
-def step(
-    spec: Spec, key: Key, state: TwoPlayers, x: Array
-) -> tuple[TwoPlayers, Metrics]:
-    """One iteration, the energy before the generator: x [K, B, ...] -> (state, metrics).
-
-    Updates alternate, each with fresh latents.
-    """
-    return adversarial.step(
-        spec,
-        key,
-        state,
-        x,
-        energy_update=energy_update,
-        generator_update=generator_update,
-    )
 
 
 def energy_update(

@@ -128,7 +128,13 @@ def checked(spec: Spec) -> Spec:
 
 def meg(spec: Spec) -> Learner:
     """The learner of a specification. Raises ValueError as `checked` does."""
-    return adversarial.assembled(checked(spec), init=init, step=step)
+    return adversarial.assembled(
+        checked(spec),
+        energy_update=energy_update,
+        generator_update=generator_update,
+        generator_first=spec.generator_first,
+        init=init,
+    )
 
 
 def init(spec: Spec, key: Key, x: Array) -> State:
@@ -143,19 +149,6 @@ def init(spec: Spec, key: Key, x: Array) -> State:
         statistics=base.player(statistics, spec.statistics_optimizer),
     )
     return adversarial.with_average(spec, state)
-
-
-def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
-    """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
-    return adversarial.step(
-        spec,
-        key,
-        state,
-        x,
-        energy_update=energy_update,
-        generator_update=generator_update,
-        generator_first=spec.generator_first,
-    )
 
 
 def energy_update(

@@ -85,18 +85,8 @@ def checked(spec: Spec) -> Spec:
 
 def wgan_gp(spec: Spec) -> Learner:
     """The learner of a specification. Raises ValueError as `checked` does."""
-    return adversarial.assembled(checked(spec), step=step)
-
-
-def step(
-    spec: Spec, key: Key, state: TwoPlayers, x: Array
-) -> tuple[TwoPlayers, Metrics]:
-    """One iteration of Algorithm 1: x [K, B, ...] -> (state, metrics)."""
-    return adversarial.step(
-        spec,
-        key,
-        state,
-        x,
+    return adversarial.assembled(
+        checked(spec),
         energy_update=energy_update,
         generator_update=generator_update,
     )

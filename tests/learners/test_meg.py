@@ -280,7 +280,7 @@ def test_running_averages_are_what_the_model_uses(x):
 def test_refined_negatives_have_lower_energy(x):
     chosen = spec(refinement=meg.Refinement(5, step_size=0.05, inverse_temperature=20))
     state = meg.init(chosen, jax.random.key(0), x[0])
-    step = jax.jit(functools.partial(meg.step, chosen))
+    step = jax.jit(meg.meg(chosen).step)
     state, metrics = step(jax.random.key(1), state, x)
     z = jax.random.normal(jax.random.key(0), (256, 3))
     moved = jax.jit(functools.partial(meg.refined, chosen))(jax.random.key(1), state, z)
