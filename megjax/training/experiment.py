@@ -302,8 +302,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     Raises ValueError where the config has not the fields of every config, or where its
     recipe fails otherwise than by a ValueError that says what is wrong.
     """
-    if "build" in config:
-        return config.build(config)
     recipe = recipe_of(config)
     _check_numbers(plain_values(config))
     with one_line_errors():
@@ -315,35 +313,6 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             recipe.evaluations(config, data, learner),
             recipe.protocols(config, data, learner),
         )
-
-
-built = build
-
-
-def unconverted(config_name: str) -> Recipe | None:
-    """For a config that still has a `build`: what makes its parts."""
-    # The name may come from a stranger: only files of megjax are run.
-    own = CONFIGS / f"{config_name.partition(':')[0]}.py"
-    if own.parent != CONFIGS or not re.match("[a-z_0-9]+(:|$)", config_name):
-        return None
-    if not own.is_file():
-        return None
-    config_name = str(own) + "".join(config_name.partition(":")[1:])
-    config = load(config_name)
-    if "build" not in config:
-        return None
-    return Recipe(
-        data=lambda config: load(config_name).build(config).data,
-        learner=lambda config, shape, data=None: (
-            load(config_name).build(config).learner
-        ),
-        evaluations=lambda config, data, learner: (
-            load(config_name).build(config).evaluations
-        ),
-        protocols=lambda config, data, learner: (
-            load(config_name).build(config).protocols
-        ),
-    )
 
 
 @contextlib.contextmanager
@@ -376,6 +345,5 @@ def _check_numbers(values: Mapping[str, Any], prefix: str = "config.") -> None:
 def plain_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The values of a config as plain nested dicts, without its recipe."""
     values = config.to_dict()
-    for field in ("recipe", "build"):
-        values.pop(field, None)
+    values.pop("recipe", None)
     return values

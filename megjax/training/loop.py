@@ -476,8 +476,6 @@ def restore(
     ValueError where its config or an assignment cannot be used.
     """
     record = checkpoint.claimed(workdir)
-    if recipe is None and record.recipe is None:
-        recipe = experiment.unconverted(record.config)
     if recipe is None:
         if record.recipe is None:
             raise ValueError(
