@@ -365,7 +365,10 @@ def pretrained(config, shape, coding, *, kind=units.BERNOULLI, data=None):
 
 def lattice_fields(fields, temperature):
     """The fields of Ising configurations at a temperature of notebook 18."""
-    base.choice("temperature", temperature, **dict.fromkeys(TEMPERATURES))
+    if temperature not in TEMPERATURES:
+        raise ValueError(
+            f"temperature {temperature!r}: choose one of {', '.join(TEMPERATURES)}"
+        )
     fields.inverse_temperature = 1 / float(temperature)
     fields.size, fields.num_examples = 40, 10_000
     fields.evaluation = {"num_fantasies": 500}
@@ -451,7 +454,9 @@ def neural_config(dataset, **changes):
     dataset: two_spirals or four_spin. visible_std: of the Gaussian that the energy
     starts as, and at which chains start. mala: of the chains.
     """
-    base.choice("dataset", dataset, **dict.fromkeys(planar_sets.SAMPLED))
+    if dataset not in planar_sets.SAMPLED:
+        known = ", ".join(planar_sets.SAMPLED)
+        raise ValueError(f"data set {dataset!r}: choose one of {known}")
     fields = config(**changes)
     fields.dataset = dataset
     fields.evaluation = planar_sets.config(dataset).evaluation

@@ -35,7 +35,8 @@ def config(dataset, sampler):
     evaluation.num_transitions: of the long chains. evaluation.inception_weights: a
     file; without it there is no FID.
     """
-    base.choice("sampler", sampler, **dict.fromkeys(SAMPLERS))
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     fields = image_sets.config(dataset)
     del fields.remat, fields.default_init
     fields.sampler = sampler
