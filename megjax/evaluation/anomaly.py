@@ -110,7 +110,7 @@ def detection(
         (0.8 for KDD99); None leaves precision, recall and F1 out.
     reference: training examples [M, ...], with which the scores are also `combined`.
 
-    Metrics: the anomalies' share ("prevalence", which is also the area under the
+    Metrics: the anomalies' fraction ("prevalence", which is also the area under the
     precision-recall curve of random scores), the smallest area that any scores have,
     and for each score what `ranking` and `thresholded` return.
     Equal examples are scored once, so that they tie exactly: in KDD99 one row makes up
@@ -173,7 +173,7 @@ def combined(
 ) -> dict[str, np.ndarray]:
     """All scores [N], and as "combined" their mean after each is made comparable.
 
-    Comparable is the share of training examples that score lower, so an anomaly has to
+    Comparable is the fraction of training examples that score lower, so an anomaly has to
     stand out among those: reference holds their scores [M]. Features [N, F] first
     become squared Mahalanobis distances from the training examples, whose covariance
     gets a hundredth of its mean variance on the diagonal.
@@ -320,7 +320,9 @@ def _histogram(name, scores, labels, num=60):
         title: (centres, np.histogram(values, edges)[0] / max(len(values), 1))
         for title, values in classes.items()
     }
-    return plotting.curves(shares, x_label=name, y_label="share of the class per bin")
+    return plotting.curves(
+        shares, x_label=name, y_label="fraction of the class per bin"
+    )
 
 
 def _mahalanobis(x, reference):

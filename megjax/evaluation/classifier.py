@@ -87,7 +87,7 @@ class Classifier(NamedTuple):
     """A trained network, always in inference mode: running statistics, no noise.
 
     data: name of the set it was trained on. image_shape: (H, W, C).
-    test_accuracy: share of that set's test images it names rightly.
+    test_accuracy: fraction of that set's test images it names rightly.
     """
 
     network: Network

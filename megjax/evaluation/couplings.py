@@ -200,7 +200,7 @@ def recovery(estimate: Couplings, truth: np.ndarray) -> Mapping[str, float]:
     """How well couplings were recovered: truth J [n, n].
 
     rms_error and mean_error (the bias) over pairs; mean_standard_error: what the
-    estimate says of itself; within_two_errors: share of pairs whose truth lies in the
+    estimate says of itself; within_two_errors: fraction of pairs whose truth lies in the
     interval, 0.954 for honest errors.
     """
     pairs = np.triu_indices(len(truth), 1)

@@ -117,7 +117,7 @@ def resized(x: Array, side: int = SIDE) -> Array:
 
 
 def _neighbours(size: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices below and above every pixel of the result, and the share of the latter."""
+    """Indices below and above every pixel of the result, and the fraction of the latter."""
     place = np.arange(side, dtype=np.float32) * np.float32(size / side)
     low = place.astype(np.int32)
     return low, np.minimum(low + 1, size - 1), place - low.astype(np.float32)

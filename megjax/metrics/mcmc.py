@@ -224,7 +224,7 @@ def acceptance(
     """What became of the proposals of all chains; three of [chains, draws].
 
     acceptance: mean min(1, r). acceptance_lowest: of the chain with the lowest mean.
-    stuck: share of chains without an accepted move in the last half of the draws.
+    stuck: fraction of chains without an accepted move in the last half of the draws.
     divergent: fraction of proposals that were, as in `kernel.Info`. NaN without draws.
     """
     if not np.size(acceptance_rate):
