@@ -9,7 +9,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 
 .PHONY: demo test test-slow wheel install clean
 
