@@ -1,8 +1,8 @@
 """A learned sampler for a density of one's own, with a preconditioner of its chains.
 
     python train.py --config=examples/own_density.py
-    python sample.py --workdir=runs/own_density --space=data --kernel=neural \\
-      --steps=10000 --keep_draws
+    python sample.py --workdir=runs/own_density --config=examples/own_density.py \\
+      --space=data --kernel=neural --steps=10000 --keep_draws
 """
 
 import jax.numpy as jnp
