@@ -8,6 +8,7 @@ import pytest
 
 from megjax import extras, plotting
 from megjax.data import images
+from megjax.metrics import mcmc
 from megjax.training import metric_writer
 
 
@@ -20,10 +21,14 @@ def without(monkeypatch):
             monkeypatch.setitem(sys.modules, name, None)
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
+        forget()
+
+    def forget():
         plotting.is_installed.cache_clear()
+        mcmc._has_arviz.cache_clear()
 
     yield remove
-    plotting.is_installed.cache_clear()
+    forget()
 
 
 def test_the_line_names_package_and_extra():
@@ -64,3 +69,12 @@ def test_metrics_are_written_without_tensorboard_and_pictures(without, tmp_path)
         writer.write_pictures(1, {"grid": np.zeros((2, 2, 3), np.uint8)})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert metric_writer.read(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_diagnostics_are_left_out_without_arviz(without, caplog):
+    without("arviz")
+    draws = np.random.default_rng(0).normal(size=(4, 100))
+    with caplog.at_level(logging.WARNING):
+        assert np.isnan([mcmc.r_hat(draws), mcmc.effective_sample_size(draws)]).all()
+    (record,) = caplog.records
+    assert 'pip install "megjax[sampling]"' in record.getMessage()

@@ -5,7 +5,9 @@ choices in which Levy et al. 2018 (L2HMC), Song et al. 2017 (A-NICE-MC), Hoffman
 2019 (NeuTra) and Titsias and Dellaportas 2019 differ.
 """
 
+import functools
 import inspect
+import logging
 import math
 import warnings
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ import numpy as np
 
 from megjax import extras
 
+LOG = logging.getLogger(__name__)
 MIN_DRAWS = 4
 TRUNCATIONS = ("geyer", "above", "first")
 CUT = 0.05
@@ -52,13 +55,14 @@ def effective_sample_size(traces: np.ndarray) -> float:
 
     Pooled over chains, autocorrelations cut by Geyer's initial monotone sequence on
     split chains. For an AR(1) process of coefficient r it is draws * (1 - r) / (1 + r).
-    NaN where it is undefined: fewer than 4 draws, a non-finite value, no variation.
+    NaN where it is undefined: fewer than 4 draws, a non-finite value, no variation; and
+    without ArviZ (the extra `sampling`).
 
     >>> draws = np.random.default_rng(0).normal(size=(4, 500))
     >>> 1500 < effective_sample_size(draws) < 2500
     True
     """
-    if not _usable(traces):
+    if not _usable(traces) or not _has_arviz():
         return float("nan")
     return float(_arviz().ess(np.asarray(traces, np.float64), method="mean"))
 
@@ -79,7 +83,7 @@ def r_hat(traces: np.ndarray) -> float:
     traces = np.asarray(traces, np.float64)
     if np.all(np.ptp(traces, axis=1) == 0):
         return float("inf")
-    return float(_arviz().rhat(traces))
+    return float(_arviz().rhat(traces)) if _has_arviz() else float("nan")
 
 
 def autocorrelations(x: np.ndarray, estimator: Estimator) -> np.ndarray:
@@ -306,3 +310,14 @@ def _arviz():
         with extras.needed("sampling"):
             import arviz
     return arviz
+
+
+@functools.cache
+def _has_arviz() -> bool:
+    """Whether ArviZ is installed; says once in the log where it is not."""
+    try:
+        _arviz()
+    except ModuleNotFoundError as error:
+        LOG.warning("no R-hat and no effective sample size: %s", error)
+        return False
+    return True
