@@ -189,11 +189,11 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     variables = spec.proposal.init(key_params, jnp.zeros(x.shape[1:]))
     positions = None
     if spec.buffer_size:
-        positions, step_size, frame = burnt_in(spec, key_buffer)
-        log_epsilon = 0.5 * jnp.log(2 * step_size)
-        variables["params"]["log_epsilon"] = log_epsilon
-        if frame:
-            variables["frame"] = frame._asdict()
+        positions, step_size, window = burnt_in(spec, key_buffer)
+        log_scale = 0.5 * jnp.log(2 * step_size)
+        variables["params"]["log_scale"] = log_scale
+        if window:
+            variables["preconditioner"] = window._asdict()
     return State(
         player(variables, spec.optimizer),
         jnp.float32(spec.entropy_weight),
@@ -201,17 +201,17 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     )
 
 
-def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Frame | None]:
-    """Chains [M, ...] after MALA from the starts, its step size [], and its frame."""
+def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Preconditioner | None]:
+    """Chains [M, ...] after MALA from the starts, its step size [], and preconditioner."""
     key_start, key_chains, *keys = jax.random.split(key, 2 + spec.warmup_windows)
     starts = spec.start_fn(key_start, spec.buffer_size)
     positions, step_size = langevin(spec, key_chains, starts)
-    frame = None
-    for key_whitened in keys:
+    window = None
+    for key_window in keys:
         factor = preconditioner.covariance_factor(positions)
-        frame = neural.Frame(jnp.mean(positions, axis=0), factor)
-        positions, step_size = langevin(spec, key_whitened, positions, factor)
-    return positions, step_size, frame
+        window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
+        positions, step_size = langevin(spec, key_window, positions, factor)
+    return positions, step_size, window
 
 
 def langevin(
@@ -250,7 +250,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
         acceptance=acceptance,
         log_det=moves.log_det,
         finite=jnp.isfinite(moves.log_ratio),
-        scale=jnp.exp(state.proposal.params["log_epsilon"]),
+        scale=jnp.exp(state.proposal.params["log_scale"]),
         weight=acceptance,
     )
     metrics["entropy_weight"] = state.entropy_weight

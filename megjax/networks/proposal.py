@@ -36,7 +36,7 @@ class Proposal(linen.Module):
         to place, as in funnels; not in the paper. Every step also takes a trained share
         of x off, so that a proposal can forget x whole without a network that makes x
         again; and networks see arcsinh of their inputs.
-    initial_log_epsilon: logarithm of the factor of all moves, which is trained.
+    initial_log_scale: logarithm of the factor of all moves, which is trained.
     """
 
     shape: tuple[int, ...]
@@ -45,14 +45,14 @@ class Proposal(linen.Module):
     gradient: str = "displaced"
     bound: float = 8.0
     learned_shrinkage: bool = False
-    initial_log_epsilon: float = 0.0
+    initial_log_scale: float = 0.0
 
     def setup(self):
         if self.gradient not in GRADIENTS:
             names = ", ".join(GRADIENTS)
             raise ValueError(f"gradient={self.gradient!r}: choose one of {names}.")
-        init = initializers.constant(self.initial_log_epsilon)
-        self.log_epsilon = self.param("log_epsilon", init, ())
+        init = initializers.constant(self.initial_log_scale)
+        self.log_scale = self.param("log_scale", init, ())
         self.masks = self.variable("masks", "kept", self.initial_masks)
         if self.learned_shrinkage:
             shape = (self.num_steps, *self.shape)
@@ -67,7 +67,7 @@ class Proposal(linen.Module):
         return num_gradients(self.gradient, self.num_steps)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Masks of the half that each step keeps first [N, *shape], and log epsilon.
+        """Masks of the half that each step keeps first [N, *shape], and log scale.
 
         Touches every layer: `init` goes this way.
         """
@@ -76,7 +76,7 @@ class Proposal(linen.Module):
                 self.coefficients(n, x, x, x)
                 if self.gradient == "displaced":
                     self.displacement(n, x, x)
-        return self.masks.value.astype(x.dtype), self.log_epsilon.astype(x.dtype)
+        return self.masks.value.astype(x.dtype), self.log_scale.astype(x.dtype)
 
     def coefficients(
         self, n: int, x: Array, kept: Array, gradient: Array
@@ -89,8 +89,8 @@ class Proposal(linen.Module):
         out = self.coefficient_net(n, self._seen(*inputs))
         scale, stretch, shift = jnp.split(out, 3, axis=-1)
         if self.learned_shrinkage:
-            # Of a move, which is epsilon z, where z takes epsilon / 2N of a shift.
-            whole = 2 * self.num_steps * jnp.exp(-2 * self.log_epsilon)
+            # Of a move, which is scale z, where z takes scale / 2N of a shift.
+            whole = 2 * self.num_steps * jnp.exp(-2 * self.log_scale)
             shift += whole * self.shares[n] * x
         return self.bound * jnp.tanh(scale / self.bound), stretch, shift
 

@@ -170,7 +170,7 @@ def network(config, module, shape, width):
         gradient=group.gradient,
         bound=group.bound,
         learned_shrinkage=group.learned_shrinkage,
-        initial_log_epsilon=0.5 * math.log(2 * group.initial_step_size),
+        initial_log_scale=0.5 * math.log(2 * group.initial_step_size),
     )
 
 

@@ -1,8 +1,8 @@
 """The learned proposal: noise goes through a flow that sees the target's gradients.
 
 Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal Entropy":
-x' = x + epsilon f(z; x) with z ~ N(0, I). Equations 1-3 with the overbars that print
-has lost, and d log(epsilon) where it has epsilon d.
+x' = x + scale f(z; x) with z ~ N(0, I). Equations 1-3 with the overbars that print
+has lost, and d log(scale) where it has scale d.
 """
 
 import functools
@@ -20,7 +20,7 @@ from megjax.types import Array, Key, LogDensityFn, PyTree
 DISPLACED, POSITION, NONE = proposal.GRADIENTS
 
 
-class Frame(NamedTuple):
+class Preconditioner(NamedTuple):
     """Bijector y = L^-1 (x - mean) of positions, in which a flow works.
 
     mean: [dim]. factor: L, lower triangular [dim, dim]. Positions that L L^T is the
@@ -36,18 +36,18 @@ class Flow(NamedTuple):
     """A proposal with its parameters bound; functions of one example [...].
 
     masks: 1 where a step keeps first and 0 where it updates first [N, ...].
-    log_epsilon: logarithm of the factor of the moves [].
+    log_scale: logarithm of the factor of the moves [].
     coefficients: (n, x, kept, gradient) -> S, Q, T. displacement: (n, x, kept) -> R.
     gradient: "displaced", "position" or "none"; see `networks.proposal`.
-    frame: of the coordinates that x, z and the gradient are in; None for positions.
+    preconditioner: of the coordinates that x, z and the gradient are in; None for positions.
     """
 
     masks: Array
-    log_epsilon: Array
+    log_scale: Array
     coefficients: Callable
     displacement: Callable
     gradient: str = DISPLACED
-    frame: Frame | None = None
+    preconditioner: Preconditioner | None = None
 
 
 class State(NamedTuple):
@@ -77,16 +77,20 @@ class Move(NamedTuple):
 
 
 def flow(module: proposal.Proposal, variables: PyTree) -> Flow:
-    """The flow of a network with its variables; a collection "frame" is its frame."""
-    masks, log_epsilon = module.apply(variables, jnp.zeros(module.shape))
-    frame = Frame(**variables["frame"]) if "frame" in variables else None
+    """The flow of a network and its variables, among them perhaps a preconditioner."""
+    masks, log_scale = module.apply(variables, jnp.zeros(module.shape))
+    found = (
+        Preconditioner(**variables["preconditioner"])
+        if "preconditioner" in variables
+        else None
+    )
     return Flow(
         masks,
-        log_epsilon,
+        log_scale,
         functools.partial(module.apply, variables, method="coefficients"),
         functools.partial(module.apply, variables, method="displacement"),
         module.gradient,
-        frame,
+        found,
     )
 
 
@@ -143,14 +147,14 @@ def move(
     """The proposal that a draw of normals [...] makes; differentiable in the flow.
 
     The way back needs the draw f^-1(-f(z; x); x'). stop_gradient: takes dU for a constant.
-    In a frame the determinant of its map cancels from the ratio, not from the entropy.
+    Under a preconditioner the determinant of its map cancels from the ratio, not from the entropy.
     """
     slopes = functools.partial(
         _slopes, flow, log_density_fn, has_aux=has_aux, stop_gradient=stop_gradient
     )
-    x, factor, volume = _framed(flow, state.position)
+    x, factor, volume = _preconditioned(flow, state.position)
     z, log_det = forward(flow, x, normal, slopes(state))
-    change = jnp.exp(flow.log_epsilon) * z
+    change = jnp.exp(flow.log_scale) * z
     position = state.position + preconditioner.scaled(factor, change)
     proposed = init(position, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux)
     back, log_det_back = inverse(flow, x + change, -z, slopes(proposed))
@@ -161,7 +165,7 @@ def move(
         + log_det
         - log_det_back
     )
-    return Move(proposed, log_ratio, log_det + z.size * flow.log_epsilon + volume)
+    return Move(proposed, log_ratio, log_det + z.size * flow.log_scale + volume)
 
 
 def log_density(
@@ -179,10 +183,10 @@ def log_density(
     slopes = functools.partial(
         _slopes, flow, log_density_fn, has_aux=False, stop_gradient=stop_gradient
     )
-    x, _, volume = _framed(flow, state.position)
-    z = (_framed(flow, position)[0] - x) / jnp.exp(flow.log_epsilon)
+    x, _, volume = _preconditioned(flow, state.position)
+    z = (_preconditioned(flow, position)[0] - x) / jnp.exp(flow.log_scale)
     normal, log_det = inverse(flow, x, z, slopes(state))
-    return -0.5 * jnp.sum(normal**2) - log_det - z.size * flow.log_epsilon - volume
+    return -0.5 * jnp.sum(normal**2) - log_det - z.size * flow.log_scale - volume
 
 
 def forward(
@@ -193,7 +197,7 @@ def forward(
     slope_fn: (n, kept half) -> gradient of the energy that step n sees [...].
     """
     z, expansion = normal, 0.0
-    for n, kept in _halves(flow):
+    for n, kept in _coupling_masks(flow):
         scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
         z = kept * z + (1 - kept) * (z * jnp.exp(scale) - shift)
         expansion += (1 - kept) * scale
@@ -203,7 +207,7 @@ def forward(
 def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, Array]:
     """The draw [...] with f(normal; x) = z, and log |det dz / dnormal| [] there."""
     expansion = 0.0
-    for n, kept in _halves(flow)[::-1]:
+    for n, kept in _coupling_masks(flow)[::-1]:
         scale, shift = _coefficients(flow, n, x, kept * z, slope_fn)
         z = kept * z + (1 - kept) * (z + shift) * jnp.exp(-scale)
         expansion += (1 - kept) * scale
@@ -212,7 +216,7 @@ def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, 
 
 def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
     """(n, kept half) -> the gradient of the energy that step n sees from a state."""
-    x, factor, _ = _framed(flow, state.position)
+    x, factor, _ = _preconditioned(flow, state.position)
 
     def displaced(n, kept):
         moved = preconditioner.scaled(factor, flow.displacement(n, x, kept))
@@ -229,16 +233,16 @@ def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:
     return slope
 
 
-def _framed(flow, position) -> tuple[Array, Array | None, Array | float]:
-    """The position in the flow's frame, the frame's L, and log |det L| []."""
-    if flow.frame is None:
+def _preconditioned(flow, position) -> tuple[Array, Array | None, Array | float]:
+    """The position in the flow's coordinates, the L of its preconditioner, and log |det L| []."""
+    if flow.preconditioner is None:
         return position, None, 0.0
-    mean, factor = (value.astype(position.dtype) for value in flow.frame)
+    mean, factor = (value.astype(position.dtype) for value in flow.preconditioner)
     volume = jnp.sum(jnp.log(jnp.diag(factor)))
     return preconditioner.solved(factor, position - mean), factor, volume
 
 
-def _halves(flow: Flow) -> list[tuple[int, Array]]:
+def _coupling_masks(flow: Flow) -> list[tuple[int, Array]]:
     """(step, ones where it keeps) of all half updates in order."""
     return [(n, kept) for n, mask in enumerate(flow.masks) for kept in (mask, 1 - mask)]
 
@@ -247,5 +251,5 @@ def _coefficients(flow, n, x, kept, slope_fn) -> tuple[Array, Array]:
     """Log-scale and shift of a half update; with zero networks the shift is MALA's."""
     slope = slope_fn(n, kept)
     scale, stretch, shift = flow.coefficients(n, x, kept, slope)
-    epsilon = jnp.exp(flow.log_epsilon) / (2 * len(flow.masks))
-    return scale, epsilon * (slope * jnp.exp(stretch) + shift)
+    factor = jnp.exp(flow.log_scale) / (2 * len(flow.masks))
+    return scale, factor * (slope * jnp.exp(stretch) + shift)

@@ -22,7 +22,7 @@ def gaussian(x):
 
 def learned(**fields):
     module = networks.Vectors(
-        (2,), 4, 1, "position", initial_log_epsilon=0.5 * np.log(2 * STEP_SIZE)
+        (2,), 4, 1, "position", initial_log_scale=0.5 * np.log(2 * STEP_SIZE)
     )
     fields = {
         "target_acceptance": 0.6,

@@ -28,7 +28,7 @@ def normal(key, num):
 
 def specification(gradient="displaced", **fields):
     module = networks.Vectors(
-        shape=(2,), width=4, num_steps=1, gradient=gradient, initial_log_epsilon=-0.7
+        shape=(2,), width=4, num_steps=1, gradient=gradient, initial_log_scale=-0.7
     )
     fields = {"entropy_weight": BETA, "optimizer": optax.sgd(RATE)} | fields
     return proposal.Spec(MOON.log_density, module, normal, **fields)
@@ -60,7 +60,7 @@ def objective(spec, state, x, noise, entropy_sign, flat):
             return -jax.grad(MOON.log_density)(x + flow.displacement(n, x, kept))
 
         z, _ = neural.forward(flow, x, noise, slope)
-        return x + jnp.exp(flow.log_epsilon) * z
+        return x + jnp.exp(flow.log_scale) * z
 
     def log_q(x, noise):
         jacobian = jax.jacfwd(lambda noise: proposed(x, noise))(noise)
@@ -73,7 +73,7 @@ def objective(spec, state, x, noise, entropy_sign, flat):
         def slope(n, kept):
             return -jax.grad(MOON.log_density)(y + flow.displacement(n, y, kept))
 
-        z = (x - y) / jnp.exp(flow.log_epsilon)
+        z = (x - y) / jnp.exp(flow.log_scale)
         back, _ = neural.inverse(flow, y, z, slope)
         log_forward, log_det = log_q(x, noise)
         change = MOON.log_density(y) - MOON.log_density(x)
@@ -110,13 +110,13 @@ def test_an_sgd_step_ascends_the_objective_by_finite_differences():
 
 
 def test_epsilon_is_trained_by_its_own_log_determinant():
-    """Where all proposals are accepted the slope in log epsilon is beta d."""
+    """Where all proposals are accepted the slope in log scale is beta d."""
     spec = specification()._replace(log_density_fn=lambda x: 0.0 * jnp.sum(x))
     state = fresh_state(spec)
     x = normal(jax.random.key(1), BATCH)
     loss = jax.jit(lambda params: proposal.loss(spec, state, x, x, params)[0])
     gradient = jax.jit(jax.grad(loss))(state.proposal.params)
-    np.testing.assert_allclose(gradient["log_epsilon"], -2 * BETA, rtol=1e-5)
+    np.testing.assert_allclose(gradient["log_scale"], -2 * BETA, rtol=1e-5)
 
 
 def test_relative_entropy_is_largest_for_draws_of_the_target():
@@ -131,23 +131,23 @@ def test_relative_entropy_is_largest_for_draws_of_the_target():
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     @functools.partial(jax.value_and_grad, argnums=2)
-    def entropy(relative, path_gradient, log_epsilon):
+    def entropy(relative, path_gradient, log_scale):
         fields = {"relative_entropy": relative, "path_gradient": path_gradient}
-        moved = params | {"log_epsilon": log_epsilon}
+        moved = params | {"log_scale": log_scale}
         value, _ = proposal.loss(spec._replace(**fields), heavy, x, noise, moved)
         return -value / 1e4
 
-    for log_epsilon in (-0.2, 0.0, 0.2):
-        squared = np.exp(2 * log_epsilon)
+    for log_scale in (-0.2, 0.0, 0.2):
+        squared = np.exp(2 * log_scale)
         # Of -KL, two dimensions: with variance e^2 and mean (1 - e^2) x.
         exact = -2 * (squared - 1 - 2 * squared * (1 - squared))
-        value, slope = entropy(True, False, log_epsilon)
-        path_value, path_slope = entropy(True, True, log_epsilon)
+        value, slope = entropy(True, False, log_scale)
+        path_value, path_slope = entropy(True, True, log_scale)
         np.testing.assert_allclose([slope, path_slope], exact, atol=0.06)
         np.testing.assert_allclose(path_value, value, rtol=1e-4)
-        _, plain = entropy(False, False, log_epsilon)
+        _, plain = entropy(False, False, log_scale)
         np.testing.assert_allclose(plain, 2, atol=0.01)
-        if log_epsilon == 0:
+        if log_scale == 0:
             # Of draws of the target the slope along the path is 0 one by one.
             assert abs(path_slope) < 1e-5
             assert abs(slope) > 1e-3
@@ -251,7 +251,7 @@ def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
     # x0 ~ N(0, 1) and x1 | x0 ~ N(x0^2 - 4, 1): from N(0, I) x1 has to travel.
     mean = np.mean(state.positions, axis=0)
     np.testing.assert_allclose(mean, [0, -3], atol=0.6)
-    epsilon = np.exp(state.proposal.params["log_epsilon"])
+    epsilon = np.exp(state.proposal.params["log_scale"])
     assert 0.3 < epsilon < 2
     after, found = jax.jit(functools.partial(proposal.step, spec))(
         jax.random.key(1), state, x[None]
@@ -266,7 +266,7 @@ def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
 
 
 @pytest.mark.slow
-def test_whitenings_frame_a_proposal_by_the_chains():
+def test_warmup_windows_precondition_a_proposal_by_the_chains():
     """A target of correlation 0.98 and deviations 0.1 and 10, far from its starts."""
     covariance = np.array([[0.01, 0.98], [0.98, 100.0]])
     target = targets.gaussian("", covariance)
@@ -277,22 +277,22 @@ def test_whitenings_frame_a_proposal_by_the_chains():
     state = jax.jit(functools.partial(proposal.init, spec))(
         jax.random.key(0), jnp.zeros((50, 2))
     )
-    frame = state.proposal.variables["frame"]
+    frame = state.proposal.variables["preconditioner"]
     deviations = np.sqrt(np.diag(covariance))
     assert np.all(np.abs(frame["mean"] - mean) < 0.3 * deviations)
     found = frame["factor"] @ frame["factor"].T / np.outer(deviations, deviations)
     np.testing.assert_allclose(found, [[1, 0.98], [0.98, 1]], atol=0.25)
-    # In the frame MALA takes steps of about one deviation.
-    assert 0.7 < np.exp(state.proposal.params["log_epsilon"]) < 2
+    # Preconditioned MALA takes steps of about one deviation.
+    assert 0.7 < np.exp(state.proposal.params["log_scale"]) < 2
     step = jax.jit(functools.partial(proposal.step, spec))
     after, measured = step(jax.random.key(1), state, jnp.zeros((1, 50, 2)))
     assert measured["acceptance"] > 0.3
     np.testing.assert_array_equal(
-        after.proposal.variables["frame"]["factor"], frame["factor"]
+        after.proposal.variables["preconditioner"]["factor"], frame["factor"]
     )
     entropy = proposal.noise_entropy(2) + 0.5 * np.linalg.slogdet(covariance)[1]
-    log_epsilon = 2 * state.proposal.params["log_epsilon"]
-    np.testing.assert_allclose(measured["entropy"], entropy + log_epsilon, atol=0.6)
+    log_scale = 2 * state.proposal.params["log_scale"]
+    np.testing.assert_allclose(measured["entropy"], entropy + log_scale, atol=0.6)
 
 
 def test_proposals_that_leave_the_floats_stop_nothing():

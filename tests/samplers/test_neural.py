@@ -52,7 +52,7 @@ def images(gradient="displaced", num_steps=1, **fields):
 
 def random_flow(gradient="displaced", **fields):
     """Moves of moderate size, some of which are accepted."""
-    module = vectors(gradient, **({"initial_log_epsilon": -0.5} | fields))
+    module = vectors(gradient, **({"initial_log_scale": -0.5} | fields))
     return neural.flow(module, perturbed(module, scale=0.15))
 
 
@@ -127,7 +127,7 @@ def test_inverse_and_log_determinant(module, double):
 def test_it_starts_as_mala(gradient, learned_shrinkage):
     a = 0.3
     fields = {
-        "initial_log_epsilon": 0.5 * np.log(2 * a),
+        "initial_log_scale": 0.5 * np.log(2 * a),
         "learned_shrinkage": learned_shrinkage,
     }
     module = vectors(gradient, **fields)
@@ -151,7 +151,7 @@ def test_it_starts_as_mala(gradient, learned_shrinkage):
 
 
 def test_shares_of_a_position_add_up_until_it_is_forgotten():
-    module = vectors("none", learned_shrinkage=True, initial_log_epsilon=-0.5)
+    module = vectors("none", learned_shrinkage=True, initial_log_scale=-0.5)
     variables = module.init(jax.random.key(0), jnp.zeros(DIM))
     shares = jnp.array([[0.25] * DIM, [0.75] * DIM])
     variables = variables | {"params": variables["params"] | {"shares": shares}}
@@ -198,7 +198,7 @@ def test_a_step_by_hand():
     """One step in two dimensions with constant S, Q, T and a flat energy of slope 1."""
     flow = neural.Flow(
         masks=jnp.array([[1.0, 0.0]]),
-        log_epsilon=jnp.log(2.0),
+        log_scale=jnp.log(2.0),
         coefficients=lambda *_: (jnp.full(2, 0.5), jnp.zeros(2), jnp.full(2, 3.0)),
         displacement=lambda *_: jnp.zeros(2),
     )
@@ -228,7 +228,7 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, learned_shrin
         x, noise = jax.random.normal(key, (2, DIM))
         there = neural.move(noise, learned.init(x), log_density_fn=skewed, flow=flow)
         y = there.state.position
-        z = (x - y) / jnp.exp(flow.log_epsilon)
+        z = (x - y) / jnp.exp(flow.log_scale)
         noise, _ = neural.inverse(flow, y, z, slopes(flow, y))
         back = neural.move(noise, there.state, log_density_fn=skewed, flow=flow)
         return x, back.state.position, there.log_ratio, back.log_ratio
@@ -244,7 +244,7 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, learned_shrin
 
 
 @pytest.mark.parametrize(
-    ("gradient", "framed"),
+    ("gradient", "preconditioned"),
     [
         ("displaced", True),
         pytest.param("displaced", False, marks=pytest.mark.slow),
@@ -252,7 +252,7 @@ def test_detailed_balance_the_log_ratio_is_antisymmetric(gradient, learned_shrin
         pytest.param("none", False, marks=pytest.mark.slow),
     ],
 )
-def test_log_density_of_proposals(gradient, framed):
+def test_log_density_of_proposals(gradient, preconditioned):
     """By the inverse at x' it is that of the noise, and makes the log-ratio."""
 
     def pair(flow, key):
@@ -268,9 +268,11 @@ def test_log_density_of_proposals(gradient, framed):
 
     with jax.enable_x64(True):
         flow = random_flow(gradient)
-        if framed:
+        if preconditioned:
             factor = jnp.linalg.cholesky(jnp.asarray(COVARIANCE))
-            flow = flow._replace(frame=neural.Frame(jnp.ones(DIM), factor))
+            flow = flow._replace(
+                preconditioner=neural.Preconditioner(jnp.ones(DIM), factor)
+            )
         keys = jax.random.split(jax.random.key(3), 50)
         found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
     there, made, ratio, right = found
@@ -305,16 +307,18 @@ def test_random_weights_leave_a_gaussian_invariant(gradient):
 
 
 MEAN, FACTOR = np.array([0.5, -1.0, 2.0]), np.linalg.cholesky(COVARIANCE)
-FRAME = neural.Frame(jnp.asarray(MEAN), jnp.asarray(FACTOR))
+PRECONDITIONER = neural.Preconditioner(jnp.asarray(MEAN), jnp.asarray(FACTOR))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_frame_is_a_similarity(gradient):
-    """Proposals for N(m, L L^T) in its frame are m + L y of those for N(0, I)."""
+    """Proposals for N(m, L L^T) under its preconditioner are m + L y of those for N(0, I)."""
     with jax.enable_x64(True):
         flow = random_flow(gradient)
-        inside = flow._replace(frame=neural.Frame(jnp.asarray(MEAN), FACTOR))
+        inside = flow._replace(
+            preconditioner=neural.Preconditioner(jnp.asarray(MEAN), FACTOR)
+        )
 
         def standard(y):
             return -0.5 * y @ y
@@ -344,25 +348,27 @@ def test_a_frame_is_a_similarity(gradient):
 
 def test_in_a_frame_it_starts_as_preconditioned_mala():
     a = 0.3
-    module = vectors(initial_log_epsilon=float(np.log(np.sqrt(2 * a))))
+    module = vectors(initial_log_scale=float(np.log(np.sqrt(2 * a))))
     variables = module.init(jax.random.key(0), jnp.zeros(DIM))
-    flow = neural.flow(module, variables | {"frame": FRAME._asdict()})
-    langevin = mala.mala(skewed, step_size=a, factor=FRAME.factor)
+    flow = neural.flow(module, variables | {"preconditioner": PRECONDITIONER._asdict()})
+    langevin = mala.mala(skewed, step_size=a, factor=PRECONDITIONER.factor)
     x, noise = jax.random.normal(jax.random.key(1), (2, DIM))
     state = langevin.init(x)
     learned = neural.neural(skewed, flow)
     move = neural.move(noise, learned.init(x), log_density_fn=skewed, flow=flow)
     drift = a * COVARIANCE @ state.gradient
-    expected = x + drift + np.sqrt(2 * a) * FRAME.factor @ noise
+    expected = x + drift + np.sqrt(2 * a) * PRECONDITIONER.factor @ noise
     np.testing.assert_allclose(move.state.position, expected, rtol=1e-5, atol=1e-5)
     ratio = mala.log_ratio(
-        state, langevin.init(expected), step_size=a, factor=FRAME.factor
+        state, langevin.init(expected), step_size=a, factor=PRECONDITIONER.factor
     )
     np.testing.assert_allclose(move.log_ratio, ratio, atol=5e-5)
 
 
 def test_random_weights_in_a_frame_leave_a_gaussian_invariant():
-    learned = neural.neural(gaussian, random_flow()._replace(frame=FRAME))
+    learned = neural.neural(
+        gaussian, random_flow()._replace(preconditioner=PRECONDITIONER)
+    )
     scores, accepted = moment_scores(learned)
     assert 0.05 < accepted < 0.99
     assert np.max(scores) < 4
@@ -386,13 +392,15 @@ def test_detailed_balance_in_a_frame(mistake, monkeypatch):
         slope_fn = neural._slopes(
             flow, skewed, there.state, has_aux=False, stop_gradient=False
         )
-        z = (coordinates(x) - y) / jnp.exp(flow.log_epsilon)
+        z = (coordinates(x) - y) / jnp.exp(flow.log_scale)
         noise, _ = neural.inverse(flow, y, z, slope_fn)
         back = neural.move(noise, there.state, **functions)
         return x, back.state.position, there.log_ratio, back.log_ratio
 
     with jax.enable_x64(True):
-        flow = random_flow()._replace(frame=neural.Frame(jnp.asarray(MEAN), FACTOR))
+        flow = random_flow()._replace(
+            preconditioner=neural.Preconditioner(jnp.asarray(MEAN), FACTOR)
+        )
         keys = jax.random.split(jax.random.key(3), 20)
         found = jax.jit(jax.vmap(functools.partial(pair, flow)))(keys)
     x, again, there, back = map(np.asarray, found)
@@ -455,7 +463,7 @@ def mutant(mistake, target):
         normal, log_uniform = kernel.noise(key, state.position)
         x, slopes = state.position, slope_fn(state)
         z, log_det = neural.forward(flow, x, normal, slopes)
-        end = right.init(x + jnp.exp(flow.log_epsilon) * z)
+        end = right.init(x + jnp.exp(flow.log_scale) * z)
         y, slopes_back = end.position, slope_fn(end)
         back, log_det_back = neural.inverse(flow, y, -z, slopes_back)
         if mistake == "wrong mask":
@@ -482,7 +490,7 @@ MISTAKES = ("no log-determinant", "wrong mask", "stale gradient", "reused key")
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_ranks_of_random_weights(gradient):
     moon = targets.moon()
-    module = vectors(gradient, shape=(2,), initial_log_epsilon=-1.0)
+    module = vectors(gradient, shape=(2,), initial_log_scale=-1.0)
     flow = neural.flow(module, perturbed(module, scale=0.2, seed=3))
     learned = neural.neural(moon.log_density, flow)
     assert ranks.p_value(jax.random.key(0), learned, moon) > 1e-4
