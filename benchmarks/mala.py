@@ -14,7 +14,7 @@ from absl import flags
 
 from benchmarks import step as peer
 from megjax import app, distributed
-from megjax.sampling import draw
+from megjax.sampling import model
 from megjax.training import experiment, loop
 
 NUM = flags.DEFINE_integer("num", 64, "Chains.", 1)
@@ -47,7 +47,7 @@ def main() -> int:
 def seconds_per_step(learner, state) -> float:
     """Wall time of a whole walk, starts and host copies included, per step."""
     start = time.perf_counter()
-    draw.run(
+    model.sample(
         jax.random.key(0),
         learner,
         state,

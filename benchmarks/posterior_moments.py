@@ -55,7 +55,9 @@ def draws(name: str) -> tuple[np.ndarray, float]:
     mode, factor = laplace(target)
     keys = jax.random.split(jax.random.key(SEED.value), 2)
     noise = jax.random.normal(keys[0], (NUM_CHAINS.value, target.dim))
-    sampler = hmc.hmc(target.log_density, step_size=0.25, num_steps=8, factor=factor)
+    sampler = hmc.hmc(
+        target.log_density, step_size=0.25, num_integration_steps=8, factor=factor
+    )
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0))

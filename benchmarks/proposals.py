@@ -426,7 +426,9 @@ def _paths(key, target, settings, num_steps) -> Ready:
                 jitter_key, minval=1 - JITTER, maxval=1 + JITTER
             )
             return hmc.hmc(
-                target.log_density, step_size=factor * step_size, num_steps=num_steps
+                target.log_density,
+                step_size=factor * step_size,
+                num_integration_steps=num_steps,
             ).step(step_key, state)
 
         init = hmc.hmc(target.log_density, step_size=step_size).init

@@ -28,7 +28,7 @@ from megjax.evaluation import anomaly, fidelity
 from megjax.recipes import cifar10, image_sets
 from megjax.recipes import meg as meg_recipe
 from megjax.samplers import rwm
-from megjax.sampling import draw, trace
+from megjax.sampling import model, trace
 from megjax.training import checkpoint, evaluate, experiment, loop, metric_writer
 
 BUDGET = flags.DEFINE_enum("budget", "reduced", ["reduced", "full"], "Protocol.")
@@ -311,7 +311,7 @@ def figure4() -> Iterator[Sequence]:
         *("rms of position before", "after", "off the data before", "after"),
     )
     for name, beta, settings in WALKS:
-        walk = draw.run(
+        walk = model.sample(
             jax.random.key(SEEDS.value or 0),
             restored.learner,
             restored.state,

@@ -68,7 +68,7 @@ def main() -> int:
         compared(
             f"{name}, HMC with {PATH_LENGTH} steps",
             target,
-            hmc.hmc(log_density, step_size=leapfrog, num_steps=PATH_LENGTH),
+            hmc.hmc(log_density, step_size=leapfrog, num_integration_steps=PATH_LENGTH),
             blackjax.hmc(log_density, leapfrog, mass, PATH_LENGTH),
         )
         if NUTS.value or WORKDIR.value:

@@ -32,6 +32,11 @@ def run(
     Mistakes in flags, configs, files and data end with one line on stderr and status
     1; so do flags that absl refuses. Set MEGJAX_TRACEBACK=1 for the traceback.
     """
+    # Of a command, whose script only calls it, --help shows docstring and flags.
+    module = sys.modules[main.__module__]
+    sys.modules["__main__"].__doc__ = module.__doc__
+    for flag in flags.FLAGS.get_flags_for_module(module.__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     # Orbax tells its progress through absl; ours goes through the package's logger.
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()

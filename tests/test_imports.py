@@ -23,13 +23,14 @@ LAYERS = {
     "metrics": 2,
     "samplers": 2,
     "learners": 3,
-    "evaluation": 4,
-    "sampling": 5,
-    "training": 5,
-    "estimators": 6,
-    "recipes": 7,
-    "api": 8,
-    "cli": 9,
+    "sampling": 4,
+    "evaluation": 5,
+    "training": 6,
+    "estimators": 7,
+    "recipes": 8,
+    "api": 9,
+    "commands": 10,
+    "cli": 11,
 }
 CONFIGS = 99
 """Above all packages: nothing of megjax imports a config."""

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 STUBBED = """
 import os, sys
 import jax, jax.numpy as jnp
-import sample
+from megjax.commands import sample
 from megjax import app
 from megjax.sampling import store
 from megjax.training import loop

@@ -6,7 +6,7 @@ import numpy as np
 
 from megjax.evaluation import fidelity
 from megjax.samplers import mala, rwm
-from megjax.sampling import draw
+from megjax.sampling import model
 
 
 def evaluation():
@@ -85,7 +85,7 @@ def samplers(settings, learner):
 
 def ends(learner, key, state, num, **chain):
     """Ends of chains that start at samples of the learner, and how they moved."""
-    trace = draw.run(key, learner, state, num=num, num_snapshots=2, **chain)
+    trace = model.sample(key, learner, state, num=num, num_snapshots=2, **chain)
     moved = {
         "acceptance": float(np.mean(trace.acceptance_rate)),
         "energy_before": float(np.mean(trace.energy[:, 0])),

@@ -187,10 +187,11 @@ def transformed(
 ) -> Kernel:
     """The kernel of a density of x whose chain moves in u.
 
-    kernel_fn: (log-density of u, has_aux=) -> Kernel, whose states have an `aux`.
+    kernel_fn: log-density of u -> Kernel; with `has_aux` it gets that, too, and states
+        have an `aux`.
     """
     log_density_fn = density(log_density_fn, bijector, has_aux=has_aux)
-    inner = kernel_fn(log_density_fn, has_aux=has_aux)
+    inner = kernel_fn(log_density_fn, **({"has_aux": True} if has_aux else {}))
     observed = functools.partial(_observed, bijector)
 
     def step(key, state):
@@ -204,4 +205,4 @@ walked = transformed
 
 
 def _observed(bijector, inner) -> State:
-    return State(bijector.forward(inner.position), inner, inner.aux)
+    return State(bijector.forward(inner.position), inner, getattr(inner, "aux", None))

@@ -25,14 +25,14 @@ class Path(NamedTuple):
     """How to integrate.
 
     step_size: e of the leapfrog steps.
-    num_steps: per transition, and so many gradients.
-    factor: L as in `metric`; momenta are N(0, I) and move the position along L, which
+    num_integration_steps: per transition, and so many gradients.
+    factor: L as in `preconditioner`; momenta are N(0, I) and move the position along L, which
         is a mass matrix (L L^T)^-1.
     unroll: compile the steps one after the other, as `kernel.chain`.
     """
 
     step_size: float | Array
-    num_steps: int
+    num_integration_steps: int
     factor: Array | None = None
     unroll: bool = False
 
@@ -41,26 +41,30 @@ def hmc(
     log_density_fn: LogDensityFn,
     *,
     step_size: float | Array,
-    num_steps: int = 10,
+    num_integration_steps: int = 10,
     factor: Array | None = None,
     has_aux: bool = False,
     unroll: bool = False,
 ) -> Kernel:
-    """The HMC kernel of a density; `num_steps` evaluations of its gradient per step.
+    """The HMC kernel of a density; a leapfrog step evaluates its gradient once.
 
-    step_size, num_steps, factor, unroll: see `Path`. One leapfrog step of size e is
-    MALA with step size e^2 / 2, and long paths of a fixed length can be periodic.
+    step_size, num_integration_steps, factor, unroll: see `Path`. One leapfrog step of
+    size e is MALA with step size e^2 / 2, and long paths of a fixed length can be
+    periodic.
     has_aux: the density returns (value, aux), and states carry the aux along.
 
     A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
-    counted: its `Info.is_divergent` is true. Raises ValueError where num_steps < 1.
+    counted: its `Info.is_divergent` is true. Raises ValueError where
+    num_integration_steps < 1.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: must be at least 1.")
+    if num_integration_steps < 1:
+        raise ValueError(
+            f"num_integration_steps={num_integration_steps}: must be at least 1."
+        )
     init_fn = functools.partial(
         mala.init, log_density_fn=log_density_fn, has_aux=has_aux
     )
-    path = Path(step_size, num_steps, factor, unroll)
+    path = Path(step_size, num_integration_steps, factor, unroll)
     return Kernel(init_fn, functools.partial(step, init_fn=init_fn, path=path))
 
 
@@ -77,7 +81,7 @@ def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
 def leapfrog(
     state: State, momentum: Array, *, init_fn, path: Path
 ) -> tuple[State, Array]:
-    """The state and the momentum [...] after `path.num_steps` leapfrog steps.
+    """The state and the momentum [...] after `path.num_integration_steps` leapfrog steps.
 
     From the end, the negative momentum leads back to the start.
     """
@@ -97,9 +101,9 @@ def leapfrog(
     # Half kicks at both ends; those between two steps join to whole ones.
     momentum = kick(momentum, state.gradient, 0.5 * path.step_size)
     state = drift(state, momentum)
-    turns = path.num_steps if path.unroll else 1
+    turns = path.num_integration_steps if path.unroll else 1
     (state, momentum), _ = jax.lax.scan(
-        one, (state, momentum), length=path.num_steps - 1, unroll=turns
+        one, (state, momentum), length=path.num_integration_steps - 1, unroll=turns
     )
     return state, kick(momentum, state.gradient, 0.5 * path.step_size)
 

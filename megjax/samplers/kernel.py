@@ -102,6 +102,11 @@ def noise(key: Key, position: Array) -> tuple[Array, Array]:
     return shaped, jnp.log1p(-uniform[0])
 
 
+def mean(values: Array) -> Array:
+    """Over the first axis, in float32."""
+    return jnp.mean(values, axis=0, dtype=jnp.float32)
+
+
 def chain(
     key: Key,
     kernel: Kernel,
@@ -112,14 +117,16 @@ def chain(
     thin: int = 1,
     unroll: bool = False,
     observe: Callable[[Any], PyTree] = lambda state: state,
+    summarize: Callable[[Array], Array] = mean,
 ) -> tuple[PyTree, Trajectory]:
     """Runs one chain for `num_steps` and returns its last state and its record.
 
     The key of step i is fold_in(key, start + i): a run in pieces (each with its own
     `start`) equals the run in one. `thin` keeps every thin-th observation, so memory
     grows with num_steps / thin only. `unroll` compiles the steps one after the other
-    instead of a loop, in which convolutions are slow on CPU; for a few steps. Raises
-    ValueError where thin does not divide num_steps.
+    instead of a loop, in which convolutions are slow on CPU; for a few steps.
+    summarize: of every number of a window's infos [thin, ...], by default the mean.
+    Raises ValueError where thin does not divide num_steps.
     """
     if thin < 1 or num_steps % thin:
         raise ValueError(f"thin={thin} must divide num_steps={num_steps}.")
@@ -131,8 +138,7 @@ def chain(
 
     def window(state, indices):
         state, infos = jax.lax.scan(one, state, indices, unroll=turns)
-        mean = jax.tree.map(lambda v: jnp.mean(v, axis=0, dtype=jnp.float32), infos)
-        return state, Trajectory(observe(state), mean)
+        return state, Trajectory(observe(state), jax.tree.map(summarize, infos))
 
     indices = (start + jnp.arange(num_steps)).reshape(-1, thin)
     return jax.lax.scan(window, state, indices, unroll=turns)

@@ -41,7 +41,7 @@ def mala(
 
     step_size: a in the proposal x + a grad log p(x) + sqrt(2a) noise; half the square
     of the step size of texts that write (e^2 / 2) for the drift and e for the noise.
-    factor: L of a preconditioner L L^T as in `metric`, of the proposal
+    factor: L of a preconditioner L L^T as in `preconditioner`, of the proposal
     x + a L L^T grad log p(x) + sqrt(2a) L noise.
     has_aux: the density returns (value, aux), and states carry the aux along.
     """

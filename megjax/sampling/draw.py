@@ -1,279 +1,218 @@
-"""Samples of a trained model, refined by a Markov chain in latent or in data space.
+"""Draws from Markov chains: the one loop for every kernel, density and learner.
 
-Section 3.2 of Kumar et al. 2019 (MEG); any learner with an energy can be walked on.
+Chains are split over the devices. What a compiled call depends on (weights, step size,
+mass matrix) comes in as arrays, so that a second run of the same shapes compiles
+nothing, and weights are freed with whoever holds them.
 """
 
+import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from megjax import distributed
-from megjax.learners.base import Learner
-from megjax.metrics import grid_density
-from megjax.samplers import adaptation, bijectors, kernel, latent, mala
+from megjax.samplers import adaptation, kernel
 from megjax.sampling import plan as plans
-from megjax.sampling import store, trace
-from megjax.types import Key, PyTree
+from megjax.sampling import store as stores
+from megjax.types import Array, Key, PyTree
 
-SPACES = ("latent", "data", "none")
-CHAINS_PER_CALL = 1024
 STEPS_PER_CALL = 500
-INITIAL_STEP_SIZE = 0.1
 
 
-class Target(NamedTuple):
-    """What a chain samples, static under jit.
+class Chain(NamedTuple):
+    """One Markov chain as functions alone, static under jit.
 
-    kernel_fn: (log-density, *, step_size, has_aux) -> Kernel.
+    Equal functions are compiled once: give functions of a module, or `bound` ones.
+
+    init: (params, position) -> state, of one chain; params is a PyTree of arrays.
+    step: (params, key, state) -> (state, info); info: any NamedTuple of scalars, such
+        as `kernel.Info`.
+    observe: (params, state) -> name -> array, recorded once in `thin` steps.
     """
 
-    learner: Learner
-    space: str
-    prior: str
-    kernel_fn: Callable
+    init: Callable[[PyTree, PyTree], Any]
+    step: Callable[[PyTree, Key, Any], tuple[Any, Any]]
+    observe: Callable[[PyTree, Any], dict[str, Array]]
 
 
-class RunPlan(NamedTuple):
-    """What is walked on, when it is recorded, and where that is kept.
+class Draws(NamedTuple):
+    """What chains left; T records of `thin` steps each, and one of those left over.
 
-    per_call: steps to compile into one call.
+    states: at the end [chains, ...]. observations: name -> [chains, T, ...] at the end
+    of every window. infos: name -> means over windows, [chains, T].
     """
 
-    target: Target
-    plan: plans.Plan
-    kept: store.TraceStore
-    per_call: int = 1
-
-
-class Chains(NamedTuple):
-    """A group of chains between compiled calls; key: of the group."""
-
-    key: Key
     states: PyTree
-    learner_state: PyTree
-    inverse_temperature: float
+    observations: dict[str, np.ndarray]
+    infos: dict[str, np.ndarray]
 
 
-def run(
+class Piece(NamedTuple):
+    """Chains at step `end` after the burn-in, and the arrays of the record up to it."""
+
+    end: int
+    states: PyTree
+    arrays: dict[str, np.ndarray]
+
+
+class Bound(NamedTuple):
+    """A function with arguments bound, equal to another of the same arguments.
+
+    As functools.partial is not, which jit would compile anew.
+    """
+
+    function: Callable
+    args: tuple
+    keywords: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, *args, **keywords):
+        return self.function(*self.args, *args, **dict(self.keywords) | keywords)
+
+
+def bound(function: Callable, *args, **keywords) -> Bound:
+    """The function with hashable arguments bound; see `Bound`."""
+    return Bound(function, args, tuple(sorted(keywords.items())))
+
+
+def comparable(function: Callable) -> Callable:
+    """The function, or where it is a functools.partial the `Bound` one."""
+    if isinstance(function, functools.partial):
+        return bound(comparable(function.func), *function.args, **function.keywords)
+    return function
+
+
+def accepts(function: Callable, name: str) -> bool:
+    """Whether a function takes a keyword argument of this name."""
+    return name in inspect.signature(function).parameters
+
+
+def chains(
     key: Key,
-    learner: Learner,
-    state: PyTree,
+    chain: Chain,
+    params: PyTree,
+    states: PyTree,
     *,
-    space: str = "latent",
-    num: int = 64,
-    steps: int = 100,
+    num_steps: int,
     burn_in: int = 0,
-    thin: int | None = None,
-    step_size: float | None = None,
-    inverse_temperature: float = 1.0,
-    prior: str = "gaussian",
-    kernel_fn: Callable = mala.mala,
-    target_acceptance: float | None = mala.TARGET_ACCEPTANCE,
-    warmup: int = 60,
-    num_snapshots: int = 21,
-    mesh: jax.sharding.Mesh | None = None,
-    kept: store.TraceStore | None = None,
-) -> trace.Trace:
-    """Draws `num` samples and walks each for `steps` Metropolis steps.
+    thin: int = 1,
+    store: stores.TraceStore | None = None,
+    progress: bool = False,
+    steps_per_call: int = STEPS_PER_CALL,
+) -> Draws:
+    """Steps all chains, records them, and returns the records on the host.
 
-    space: "latent" walks on z, "data" on x itself, both from the learner's samples;
-    "none" only draws them. kernel_fn: as in `Target`; chains on x move in the learner's
-    coordinates, where it has any.
-    burn_in: steps walked before that and thrown away. thin: of how many steps a record
-    is made, by default the smallest that makes at most 10,000 of them.
-    step_size: by default tuned on `warmup` steps that are then thrown away, so that the
-    walk starts at fresh samples with a fixed kernel. Latents without a prior are never
-    tuned beyond 0.01, the paper's code: a bounded energy accepts any step, and the
-    tuning would run away.
-    target_acceptance: of the tuning; None for kernels without a step size (`trained`).
-    prior, inverse_temperature: of the latent density, see `samplers.latent`. The
-    default is the tilt p_G(x) exp(-E(x)), whose chains stay among the latents that the
-    generator knows however long they walk; the paper's target ("none") leaves them
-    after some hundred steps.
-    mesh: chains are split over its devices, by default all of this process.
-    kept: where the walk is kept on disk while it lasts, and goes on from.
+    states: [chains, ...], of `start` or of former draws. burn_in: steps before, of
+    which nothing is recorded. thin: steps to a record. store: where the chains are kept
+    on disk while they run and go on from, to the bit; it has claimed its settings.
+    progress: a bar on a terminal. steps_per_call: of a compiled call at most; 1 for
+    convolutions on a CPU, which are many times slower inside a loop.
 
-    Raises ValueError at settings out of range or without a generator for
-    space="latent", FloatingPointError where the energy of the starts is not finite;
-    journal.Stopped, and ValueError and OSError of `journal`, where it is kept.
+    The key of step i of chain c is fold_in(split(key, chains)[c], i). Chains are split
+    over the mesh that is set, or over all devices of this process.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from megjax.samplers import mala
+    >>> from megjax.sampling import draw
+    >>> def kernel(params):
+    ...     return mala.mala(lambda x: -jnp.sum(x**2) / 2, step_size=params["step_size"])
+    >>> chain = draw.of_kernel(kernel, lambda params, state: {"x": state.position})
+    >>> params, keys = {"step_size": 0.5}, jax.random.split(jax.random.key(0))
+    >>> states = draw.start(chain, params, jax.random.normal(keys[0], (4, 2)))
+    >>> draws = draw.chains(keys[1], chain, params, states, num_steps=100, thin=10)
+    >>> draws.observations["x"].shape, sorted(draws.infos)
+    ((4, 10, 2), ['acceptance_rate', 'is_accepted', 'is_divergent'])
     """
-    _check(learner, space, num, step_size, inverse_temperature)
-    _check_steps(num, steps, burn_in, thin)
-    kept = kept or store.TraceStore()
-    if space == "none":
-        if kept.draws:
-            raise ValueError("draws are those of a walk: use space='latent' or 'data'.")
-        steps, burn_in, thin, step_size, kept = 0, 0, 1, math.nan, store.TraceStore()
-    settings = {
-        "seed": _integer(key),
-        "space": space,
-        "num": num,
-        "steps": steps,
-        "burn_in": burn_in,
-        "thin": thin,
-        "step_size": step_size,
-        "inverse_temperature": inverse_temperature,
-        "prior": prior,
-        "target_acceptance": target_acceptance,
-        "warmup": warmup,
-        "keep_draws": kept.draws,
-        "chains_per_call": CHAINS_PER_CALL,
-    }
-    total = -(-num // CHAINS_PER_CALL) * (burn_in + steps)
-    plan = plans.plan(
-        steps,
-        kept.claim(settings, total, plans.default_thin(steps)),
-        burn_in=burn_in,
-        num_snapshots=num_snapshots,
-        draws=kept.draws,
-    )
-    if target_acceptance is None:
-        step_size = math.nan
-    elif space == "data" and learner.bijector:
-        kernel_fn = _within(learner.bijector, kernel_fn)
-    run_plan = RunPlan(Target(learner, space, prior, kernel_fn), plan, kept)
-    mesh = mesh or distributed.data_mesh(jax.local_devices())
-    with jax.set_mesh(mesh):
-        whole = Chains(
-            key, None, distributed.replicate(state, mesh), inverse_temperature
-        )
-        walk = _joined(
-            list(_walks(run_plan, whole, num, step_size, (warmup, target_acceptance)))
-        )
-        return walk._replace(landscape=_landscape(run_plan.target, whole, walk))
+    plan = plans.plan(num_steps, thin, burn_in=burn_in)
+    total = burn_in + num_steps
+    with devices(), contextlib.ExitStack() as stack:
+        if store is None:
+            store = stack.enter_context(stores.unkept(total, shown=progress))
+        found = []
+        run = RunPlan(chain, plan, store, steps_per_call)
+        for piece in pieces(key, run, params, states):
+            states = piece.states
+            found.append(piece.arrays)
+    arrays = joined(found)
+    observations = plans.columns(arrays, plans.OBSERVED)
+    return Draws(states, observations, plans.columns(arrays, plans.INFO))
 
 
-def trained(learner: Learner, state: PyTree) -> Callable:
-    """The `kernel_fn` of a proposal in the state of its training; no step size is left.
+def of_kernel(
+    kernel_fn: Callable[[PyTree], kernel.Kernel],
+    observe: Callable[[PyTree, Any], dict[str, Array]],
+) -> Chain:
+    """The chain of a kernel. kernel_fn: params -> Kernel; see `Chain` for both."""
+    return Chain(bound(_init, kernel_fn), bound(_step, kernel_fn), observe)
 
-    Raises ValueError for methods that train no proposal.
+
+def _init(kernel_fn, params, position):
+    return kernel_fn(params).init(position)
+
+
+def _step(kernel_fn, params, key, state):
+    return kernel_fn(params).step(key, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start(chain: Chain, params: PyTree, positions: PyTree) -> PyTree:
+    """States of chains at positions [chains, ...]."""
+    positions = jax.tree.map(distributed.shard, positions)
+    return jax.vmap(functools.partial(chain.init, params))(positions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def observed(chain: Chain, params: PyTree, states: PyTree) -> dict[str, Array]:
+    """What is observed of states: name -> [chains, ...]."""
+    return jax.vmap(functools.partial(chain.observe, params))(states)
+
+
+def tuned(
+    key: Key,
+    chain: Chain,
+    params: dict[str, Any],
+    states: PyTree,
+    *,
+    num_steps: int,
+    target_acceptance: float,
+    step_size: float = 0.1,
+    limit: float = math.inf,
+    steps_per_call: int = STEPS_PER_CALL,
+) -> tuple[PyTree, float]:
+    """States after `num_steps`, and the step size that reaches a target acceptance.
+
+    params: with a "step_size", which does not matter here. step_size: where the search
+    starts. limit: of step sizes. See `adaptation.warm_up`; the chains do not sample
+    their target meanwhile.
     """
-    if learner.kernel is None:
-        raise ValueError(
-            "this run has trained no proposal: name one that has with --proposal, or "
-            "use --kernel=mala"
-        )
-    # On the host: that run may have been placed on other devices.
-    state = jax.device_get(state)
-
-    def kernel_fn(log_density_fn, *, step_size, has_aux):
-        del step_size
-        return learner.kernel(state, log_density_fn, has_aux=has_aux)
-
-    return kernel_fn
-
-
-def _within(bounds, kernel_fn):
-    """The `kernel_fn` whose chains move in coordinates; `trained` ones do by themselves."""
-
-    def walked(log_density_fn, *, step_size, has_aux):
-        inner = functools.partial(kernel_fn, step_size=step_size)
-        return bijectors.walked(inner, log_density_fn, bounds, has_aux=has_aux)
-
-    return walked
-
-
-def _check(learner, space, num, step_size, inverse_temperature):
-    if space not in SPACES:
-        raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}.")
-    if space == "latent" and (learner.latents is None or learner.generate is None):
-        raise ValueError(
-            "space='latent' needs a generator and this method has none: use "
-            "space='data' or 'none'."
-        )
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise ValueError(f"step_size={step_size}: must be positive.")
-    if not 0 <= inverse_temperature < math.inf:
-        raise ValueError(
-            f"inverse_temperature={inverse_temperature}: must be 0 or positive."
-        )
-
-
-def _check_steps(num, steps, burn_in, thin):
-    if num < 1 or steps < 1:
-        raise ValueError(f"num={num}, steps={steps}: both must be at least 1.")
-    if burn_in < 0:
-        raise ValueError(f"burn_in={burn_in}: must be 0 or positive.")
-    if thin is not None and not 1 <= thin <= steps:
-        raise ValueError(f"thin={thin}: must be between 1 and steps={steps}.")
-    # Steps are counted in 32 bits on devices.
-    if max(burn_in + steps, num) >= 2**31:
-        raise ValueError(
-            f"num={num}, steps={steps}, burn_in={burn_in}: want fewer than 2^31."
-        )
-
-
-def _check_start(states):
-    bad = int(np.sum(~np.isfinite(np.asarray(states.aux))))
-    if bad:
-        raise FloatingPointError(
-            f"the energy of {bad} of {len(states.aux)} starting samples is not finite: "
-            "sample from an earlier checkpoint"
-        )
-
-
-def _log_density(target, state, inverse_temperature):
-    """Position -> (log-density, energy), for one chain."""
-    energy_fn = functools.partial(target.learner.energy, state)
-    if target.space == "latent":
-        prior = target.prior
-
-        def position_energy_fn(z):
-            return energy_fn(target.learner.generate(state, z))
-    else:
-        prior, position_energy_fn = "none", energy_fn
-    return latent.log_density(
-        position_energy_fn, inverse_temperature=inverse_temperature, prior=prior
-    )
+    tuner = adaptation.tuner(min(step_size, limit))
+    bounds = jnp.float32([limit, target_acceptance])
+    with devices() as mesh:
+        params, states = distributed.replicate(params, mesh), _placed(states)
+        for first in range(0, num_steps, steps_per_call):
+            size = min(steps_per_call, num_steps - first)
+            states, tuner = _tuned(chain, size, key, params, states, tuner, bounds)
+    return states, min(float(adaptation.step_size(tuner)), limit)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _started(target, num, key, state, inverse_temperature):
-    """States of `num` chains at samples of the learner."""
-    if target.space == "latent":
-        positions = target.learner.latents(key, num)
-    else:
-        positions = target.learner.sample(key, state, num)
-    if target.space == "none":
-        return mala.State(
-            positions, None, None, target.learner.energy(state, positions)
-        )
-    log_density = _log_density(target, state, inverse_temperature)
-    fresh = target.kernel_fn(log_density, step_size=1.0, has_aux=True)
-    return jax.vmap(fresh.init)(distributed.shard(positions))
-
-
-def _tuned(run_plan, group, warmup, target_acceptance) -> float:
-    """The step size that reaches the target acceptance, from the group's start."""
-    target, per_call = run_plan.target, run_plan.per_call
-    loose = target.space == "latent" and target.prior == "none"
-    limit = 0.01 if loose else 1.0
-    tuner = adaptation.tuner(min(INITIAL_STEP_SIZE, limit))
-    for first in range(0, warmup, per_call):
-        num_steps = min(per_call, warmup - first)
-        states, tuner = _warmed(
-            target, num_steps, group, tuner, jnp.float32([limit, target_acceptance])
-        )
-        group = group._replace(states=states)
-    return min(float(adaptation.step_size(tuner)), limit)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _warmed(target, num_steps, group, tuner, limit_and_target):
+def _tuned(chain, num_steps, key, params, states, tuner, bounds):
     """The states and the tuner after `num_steps` more steps of tuning."""
-    limit, target_acceptance = limit_and_target
-    log_density = _log_density(target, group.learner_state, group.inverse_temperature)
+    limit, target_acceptance = bounds
+
+    def kernel_fn(step_size):
+        own = params | {"step_size": jnp.minimum(step_size, limit)}
+        return kernel.Kernel(None, functools.partial(chain.step, own))
+
     return adaptation.warm_up(
-        jax.random.split(jax.random.fold_in(group.key, 1), len(group.states.aux)),
-        lambda a: target.kernel_fn(
-            log_density, step_size=jnp.minimum(a, limit), has_aux=True
-        ),
-        group.states,
+        jax.random.split(key, _num(states)),
+        kernel_fn,
+        states,
         tuner,
         num_steps,
         target_acceptance=target_acceptance,
@@ -281,230 +220,148 @@ def _warmed(target, num_steps, group, tuner, limit_and_target):
     )
 
 
-def _walks(run_plan, whole, num, step_size, tuning) -> Iterator[trace.Trace]:
-    """The walks of all groups; the first one's step size is everyone's.
+class RunPlan(NamedTuple):
+    """What is drawn, when it is recorded, and where that is kept.
 
-    whole: the chains of all groups, without states.
+    per_call: steps of a compiled call at most. group: of these chains among those of
+    the store.
     """
-    for i, first in enumerate(range(0, num, CHAINS_PER_CALL)):
-        keys = jax.random.split(jax.random.fold_in(whole.key, i))
-        start_fn = functools.partial(
-            *(_started, run_plan.target, min(CHAINS_PER_CALL, num - first), keys[0]),
-            *(whole.learner_state, whole.inverse_temperature),
-        )
-        like = jax.eval_shape(start_fn)
-        per_call = _steps_per_call(run_plan.target, whole.learner_state, like.position)
-        run_plan = run_plan._replace(per_call=per_call)
-        group = whole._replace(key=keys[1], states=like)
-        group, step_size = _begun(run_plan, i, group, start_fn, step_size, tuning)
-        yield _walk(run_plan, i, group, step_size)
+
+    chain: Chain
+    plan: plans.Plan
+    store: stores.TraceStore
+    per_call: int = STEPS_PER_CALL
+    group: int = 0
 
 
-def _begun(run_plan, index, group, start_fn, step_size, tuning):
-    """(a group at the end of its burn-in, the step size): walked, or from disk.
+def pieces(key: Key, run: RunPlan, params: PyTree, states: PyTree) -> Iterator[Piece]:
+    """The chains after their burn-in, and then after every chunk; see `chains`.
 
-    group: with the form of its states in place of them.
+    Drawn, or from disk. To be iterated under a mesh (`devices`).
     """
-    plan, kept = run_plan.plan, run_plan.kept
-    found = kept.chunk(index, store.START)
-    draft = found or kept.draft(index, store.START, 0)
-    if draft:
-        group = _restored(group, draft)
-        step_size, begin = float(draft.arrays["step_size"]), draft.end
-        kept.progress.skip(plan.burn_in + begin)
-    else:
-        group = group._replace(states=start_fn())
-        _check_start(group.states)
-        step_size = _tuned(run_plan, group, *tuning) if step_size is None else step_size
-        begin = -plan.burn_in
-    if not found:
-        place = store.Chunk(index, store.START, 0, {})
-        record = plans.Record(plan, begin)
-        group = _advanced(run_plan, place, record, group, step_size)
-        kept.add(place._replace(arrays=_arrays(record, group, step_size)))
-    return group, step_size
+    mesh = jax.sharding.get_mesh()
+    params, states = distributed.replicate(params, mesh), _placed(states)
+    form = jax.eval_shape(functools.partial(observed, run.chain), params, states)
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(form))
+    piece = Piece(0, states, {})
+    if run.plan.burn_in:
+        place = stores.Chunk(run.group, stores.BURN_IN, 0, {})
+        piece = _piece(key, run, params, states, place)
+    yield piece
+    while (begin := piece.end) < run.plan.steps:
+        # Where a damaged one ended, those after it are still of use.
+        end = run.store.end(run.group, begin)
+        end = end or plans.chunk_end(run.plan, begin, num_bytes)
+        place = stores.Chunk(run.group, begin, end, {})
+        piece = _piece(key, run, params, piece.states, place)
+        yield piece
 
 
-def _walk(run_plan, index, group, step_size) -> trace.Trace:
-    """Walks a group from the end of its burn-in through all steps."""
-    target, plan = run_plan.target, run_plan.plan
-    before = np.asarray(_data(target, group.learner_state, group.states.position))
-    energy, rms = jax.device_get(jax.vmap(_observed)(group.states))
-    records = {k: [np.zeros((len(before), 0), np.float32)] for k in plans.RECORDED}
-    records |= {"energy": [energy[:, None]], "rms": [rms[:, None]]}
-    times, snapshots, begin = [0], [before[: trace.SHOWN_CHAINS]], 0
-    while begin < plan.steps:
-        group, chunk = _chunk(run_plan, index, group, step_size, begin)
-        begin = chunk.end
-        for name, values in records.items():
-            values.append(chunk.arrays[name])
-        if "snapshot" in chunk.arrays:
-            times.append(begin)
-            snapshots.append(chunk.arrays["snapshot"])
-    position = group.states.position
-    return trace.Trace(
-        x=np.asarray(_data(target, group.learner_state, position)),
-        before=before,
-        z=np.asarray(position) if target.space == "latent" else None,
-        snapshots=np.stack(snapshots, axis=1),
-        times=np.array(times),
-        step_size=step_size,
-        burn_in=plan.burn_in,
-        thin=plan.thin,
-        inverse_temperature=group.inverse_temperature,
-        **{name: np.concatenate(v, axis=1) for name, v in records.items()},
-    )
-
-
-def _chunk(run_plan, index, group, step_size, begin) -> tuple[Chains, store.Chunk]:
-    """(the group at its end, the chunk that begins there): from disk, or walked."""
-    target, plan, kept, _ = run_plan
-    if stored := kept.chunk(index, begin):
-        kept.progress.skip(stored.end - begin)
-        return _restored(group, stored), stored
-    # Where a damaged one ended, those after it are still of use.
-    end = kept.end(index, begin) or plans.chunk_end(plan, begin, group.states.position)
-    place, record = store.Chunk(index, begin, end, {}), plans.Record(plan, begin)
-    if draft := kept.draft(index, begin, end):
-        kept.progress.skip(draft.end - begin)
-        group = _restored(group, draft)
-        record = plans.Record(plan, draft.end, draft.arrays)
-    group = _advanced(run_plan, place, record, group, step_size)
-    arrays = _arrays(record, group, step_size)
-    if index == 0 and end in plan.times:
-        shown = group.states.position[: trace.SHOWN_CHAINS]
-        arrays["snapshot"] = np.asarray(_data(target, group.learner_state, shown))
-    chunk = place._replace(arrays=arrays)
-    kept.add(chunk)
-    return group, chunk
-
-
-def _advanced(run_plan, place, record, group, step_size) -> Chains:
-    """The group at the end of a chunk, recorded, and told to the journal as it goes."""
-    target, plan, kept, per_call = run_plan
-    for begin, call in plans.calls(plan, record.end, place.end, per_call):
-        states, trajectory = _walked(
-            target, call, group, plan.burn_in + begin, step_size
-        )
-        group = group._replace(states=states)
+def _piece(key, run, params, states, place) -> Piece:
+    """The chains at the end of a chunk that begins with `states`."""
+    begin = -run.plan.burn_in if place.begin == stores.BURN_IN else place.begin
+    record = plans.Record(run.plan, begin)
+    if stored := run.store.chunk(run.group, place.begin):
+        run.store.progress.skip(stored.end - begin)
+        return Piece(stored.end, _placed(restored(states, stored)), stored.arrays)
+    if draft := run.store.draft(*place[:3]):
+        run.store.progress.skip(draft.end - begin)
+        states = _placed(restored(states, draft))
+        record = plans.Record(run.plan, draft.end, draft.arrays)
+    for begin, call in plans.calls(run.plan, record.end, place.end, run.per_call):
+        index = run.plan.burn_in + begin
+        states, trajectory = _advanced(run.chain, call, key, params, states, index)
         record.add(call, trajectory)
-        draft = functools.partial(_draft, place, record, group, step_size)
-        kept.advance(call.num_steps, draft)
-    return group
+        draft = functools.partial(_chunk, place, record, states)
+        run.store.advance(call.num_steps, draft)
+    chunk = _chunk(place, record, states)
+    run.store.add(chunk)
+    return Piece(chunk.end, states, chunk.arrays)
 
 
-def _draft(place, record, group, step_size) -> store.Chunk:
-    """A chunk as far as it has come."""
-    arrays = _arrays(record, group, step_size)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _advanced(chain, call, key, params, states, index):
+    """The states after a call, and its record [chains, windows]."""
+
+    def step(key, state):
+        state, info = chain.step(params, key, state)
+        return state, info._asdict()
+
+    run_one = functools.partial(
+        kernel.chain,
+        num_steps=call.num_steps,
+        start=index,
+        thin=call.thin,
+        unroll=call.num_steps == 1,
+        observe=functools.partial(chain.observe, params),
+        summarize=_summary,
+    )
+    one = kernel.Kernel(None, step)
+    keys = jax.random.split(key, _num(states))
+    return jax.vmap(lambda key, state: run_one(key, one, state))(keys, states)
+
+
+def _summary(values):
+    """The sum of whole numbers of a window, the mean of others."""
+    if values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer):
+        return jnp.sum(values, axis=0, dtype=jnp.int32)
+    return kernel.mean(values)
+
+
+def _chunk(place, record, states) -> stores.Chunk:
+    """A chunk as far as it has come: all that it takes to go on."""
+    arrays = record.arrays() | stores.leaves(states)
     return place._replace(end=record.end, arrays=arrays)
 
 
-def _arrays(record, group, step_size) -> dict:
-    """All that it takes to go on: the record, the states and the step size."""
-    leaves = enumerate(jax.tree.leaves(group.states))
-    states = {f"state_{i}": leaf for i, leaf in leaves}
-    return record.arrays() | states | {"step_size": np.float64(step_size)}
+def remembered(
+    store: stores.TraceStore, group: int, form: PyTree, make: Callable[[], PyTree]
+) -> PyTree:
+    """What `make` returns before chains start, or has returned in the run on disk.
+
+    form: a PyTree of its shapes and dtypes.
+    """
+    if found := store.chunk(group, stores.START):
+        return restored(form, found)
+    made = make()
+    store.add(stores.Chunk(group, stores.START, 0, stores.leaves(made)))
+    return made
 
 
-def _restored(group, chunk) -> Chains:
-    """The group at the end of a chunk from disk; it has states of the same form."""
-    leaves, treedef = jax.tree.flatten(group.states)
+def restored(form: PyTree, chunk: stores.Chunk) -> PyTree:
+    """The PyTree whose leaves a chunk from disk has; form: of its dtypes."""
+    leaves, treedef = jax.tree.flatten(form)
+    values = [chunk.arrays[f"{stores.LEAF}{i}"] for i in range(len(leaves))]
     # Types that NumPy does not know come back as bytes.
-    states = [
-        chunk.arrays[f"state_{i}"].view(leaf.dtype) for i, leaf in enumerate(leaves)
+    values = [value.view(leaf.dtype) for value, leaf in zip(values, leaves)]
+    return jax.tree.unflatten(treedef, values)
+
+
+def joined(arrays: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The records of pieces one after the other, without those that have none."""
+    names = [
+        name for name in arrays[-1] if name.startswith((plans.OBSERVED, plans.INFO))
     ]
-    return group._replace(states=_placed(jax.tree.unflatten(treedef, states)))
+    found = [part for part in arrays if names and names[0] in part]
+    return {k: np.concatenate([part[k] for part in found], axis=1) for k in names}
+
+
+@contextlib.contextmanager
+def devices(mesh: jax.sharding.Mesh | None = None) -> Iterator[jax.sharding.Mesh]:
+    """Runs on a mesh: the one given, the one set, or all devices of this process."""
+    if mesh is None and not jax.sharding.get_mesh().empty:
+        yield jax.sharding.get_mesh()
+        return
+    mesh = mesh or distributed.data_mesh(jax.local_devices())
+    with jax.set_mesh(mesh):
+        yield mesh
 
 
 @jax.jit
 def _placed(states):
-    """States of chains, split over the devices as `_started` does."""
+    """States of chains, split over the devices."""
     return jax.tree.map(distributed.shard, states)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _walked(target, call, group, begin, step_size):
-    """The states after a call, and the record [num, windows]."""
-    log_density = _log_density(target, group.learner_state, group.inverse_temperature)
-    fixed = target.kernel_fn(log_density, step_size=step_size, has_aux=True)
-    run_one = functools.partial(
-        kernel.chain,
-        num_steps=call.num_steps,
-        start=begin,
-        thin=call.thin,
-        unroll=call.num_steps == 1,
-        observe=_drawn if call.draws else _observed,
-    )
-    keys = jax.random.split(jax.random.fold_in(group.key, 0), len(group.states.aux))
-    return jax.vmap(lambda key, state: run_one(key, fixed, state))(keys, group.states)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _data(target, state, positions):
-    """x of positions: [N, ...] -> [N, ...]."""
-    if target.space == "latent":
-        return target.learner.generate(state, positions)
-    return positions
-
-
-def _observed(state):
-    """Energy and root mean square position of one chain's state."""
-    return state.aux, jnp.sqrt(jnp.mean(state.position**2))
-
-
-def _drawn(state):
-    """What is observed where draws are kept."""
-    return (*_observed(state), state.position)
-
-
-def _integer(key) -> int:
-    """The words of a key as one number; of `jax.random.key(seed)` the seed."""
-    words = np.asarray(jax.random.key_data(key)).tolist()
-    return functools.reduce(lambda high, low: high << 32 | low, words)
-
-
-def _steps_per_call(target, state, positions) -> int:
-    """How many steps to compile into one call.
-
-    One for images on a CPU, whose convolutions are many times slower inside a loop.
-    """
-    data_fn = functools.partial(_data, target)
-    shape = jax.eval_shape(data_fn, state, positions).shape
-    devices = jax.sharding.get_mesh().devices.flat
-    on_cpu = all(device.platform == "cpu" for device in devices)
-    return 1 if on_cpu and len(shape) > 2 else STEPS_PER_CALL
-
-
-def _joined(found: list[trace.Trace]) -> trace.Trace:
-    """Groups of chains as one walk; snapshots and settings are the first group's."""
-    first = found[0]
-    if len(found) == 1:
-        return first
-    arrays = (
-        "x",
-        "before",
-        "energy",
-        "rms",
-        "acceptance_rate",
-        "is_accepted",
-        "is_divergent",
-    )
-    joined = {k: np.concatenate([getattr(w, k) for w in found]) for k in arrays}
-    if first.z is not None:
-        joined["z"] = np.concatenate([w.z for w in found])
-    return first._replace(**joined)
-
-
-def _landscape(target, whole, walk) -> trace.Landscape | None:
-    """The density around planar samples."""
-    if walk.x.shape[1:] != (2,):
-        return None
-    reach = np.quantile(np.abs(np.concatenate([walk.x, walk.before])), 0.995)
-    grid = grid_density.grid(size=200, extent=1.15 * max(float(reach), 1e-3))
-    energy_fn = functools.partial(target.learner.energy, whole.learner_state)
-    log_masses = grid_density.cell_log_masses(
-        grid_density.grid_energies(energy_fn, grid), whole.inverse_temperature
-    )
-    values = np.exp(np.asarray(log_masses) - grid.log_cell_area)
-    window = (-grid.extent, grid.extent, -grid.extent, grid.extent)
-    return trace.Landscape(values.reshape(grid.size, grid.size), window)
+def _num(states) -> int:
+    return len(jax.tree.leaves(states)[0])

@@ -1,8 +1,8 @@
-"""What a long walk records, and in which compiled calls and chunks it is made.
+"""What long chains record, and in which compiled calls and chunks they are drawn.
 
 One record in `thin` steps (Geyer 1992, section 3.6), so that memory is bounded by the
-records, not by the steps. Everything here follows from the settings, never from where a
-walk was interrupted.
+records, not by the steps. Everything here follows from the settings, never from where
+a run was interrupted.
 """
 
 import math
@@ -19,41 +19,34 @@ MAX_RECORDS = 10_000
 
 RECORDS_PER_CHUNK = 1000
 BYTES_PER_CHUNK = 2**25
-OBSERVED = ("energy", "rms", "draws")
-"""What `kernel.chain` observes for a `Record`; the draws only where they are kept."""
-
-RECORDED = ("energy", "rms", *kernel.Info._fields)
+OBSERVED, INFO, OPEN = "observed_", "info_", "open_"
+"""What the names of a record's arrays begin with; `OPEN` holds sums over a window."""
 
 
 class Plan(NamedTuple):
-    """When a walk records; steps count from the end of the burn-in.
+    """When chains are recorded; steps count from the end of the burn-in.
 
-    times: of the snapshots, 0 and the end included. draws: whether positions are
-    recorded, too.
+    times: at which a chunk ends whatever its size, 0 and the end included.
     """
 
     burn_in: int
     steps: int
     thin: int
     times: tuple[int, ...]
-    draws: bool = False
 
 
 class Call(NamedTuple):
-    """Steps to walk in one compiled call, static under jit; thin divides num_steps."""
+    """Steps of one compiled call, static under jit; thin divides num_steps."""
 
     num_steps: int
     thin: int
-    draws: bool = False
 
 
-def plan(
-    steps: int, thin: int, *, burn_in: int = 0, num_snapshots: int, draws: bool = False
-) -> Plan:
+def plan(steps: int, thin: int, *, burn_in: int = 0, num_snapshots: int = 2) -> Plan:
     """Snapshots in equal distances, as far as records allow."""
     times = np.linspace(0, steps, num_snapshots)[:-1].astype(int) // thin * thin
     times = sorted({0, *times.tolist(), steps})
-    return Plan(burn_in, steps, thin, tuple(times), draws)
+    return Plan(burn_in, steps, thin, tuple(times))
 
 
 def default_thin(steps: int) -> int:
@@ -71,24 +64,31 @@ def calls(plan: Plan, begin: int, end: int, size: int) -> Iterator[tuple[int, Ca
         left = plan.thin - begin % plan.thin
         windows = min(size, end - begin) // plan.thin
         if windows and left == plan.thin:
-            call = Call(windows * plan.thin, plan.thin, plan.draws)
+            call = Call(windows * plan.thin, plan.thin)
         else:
             num_steps = min(left, size, end - begin)
-            call = Call(num_steps, num_steps, plan.draws)
+            call = Call(num_steps, num_steps)
         yield begin, call
         begin += call.num_steps
 
 
-def chunk_end(plan: Plan, begin: int, position: jax.Array) -> int:
+def chunk_end(plan: Plan, begin: int, num_bytes: int) -> int:
     """Where the chunk from `begin` ends: at a snapshot, or before it grows too large.
 
-    position: of all chains [chains, ...].
+    num_bytes: of one record of all chains.
     """
-    num = RECORDS_PER_CHUNK
-    if plan.draws:
-        num = min(num, max(1, BYTES_PER_CHUNK // position.nbytes))
+    num = min(RECORDS_PER_CHUNK, max(1, BYTES_PER_CHUNK // max(1, num_bytes)))
     time = next(time for time in plan.times if time > begin)
     return min(time, begin + num * plan.thin)
+
+
+def columns(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose names begin with a prefix, without it."""
+    return {
+        k.removeprefix(prefix): v
+        for k, v in arrays.items()
+        if k[: len(prefix)] == prefix
+    }
 
 
 class Record:
@@ -99,28 +99,31 @@ class Record:
 
     def __init__(self, plan: Plan, begin: int, arrays: Mapping[str, Any] | None = None):
         arrays = arrays or {}
-        names = [*RECORDED, "draws"]
-        self.plan, self.end = plan, begin
-        self.columns = {name: [arrays[name]] for name in names if name in arrays}
-        # Sums over the window that is not complete yet, [3, chains, 1].
-        self.open = arrays.get("open", 0.0)
-        self.waiting = None
+        self.plan, self.end, self.waiting = plan, begin, None
+        self.columns = {
+            prefix + name: [values]
+            for prefix in (OBSERVED, INFO)
+            for name, values in columns(arrays, prefix).items()
+        }
+        # Sums over the window that is not complete yet, [chains, 1] each.
+        self.open = columns(arrays, OPEN)
 
     def add(self, call: Call, trajectory: kernel.Trajectory) -> None:
         """Takes what a call made, still on the device; waits for the call before it.
 
-        So the device is never idle, and at most two calls are under way.
+        trajectory: of dicts; infos of whole numbers are sums over windows, others
+        means. So the device is never idle, and at most two calls are under way.
         """
         self._absorb()
         self.waiting = (self.end, call, trajectory)
         self.end += call.num_steps
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Name -> [chains, records, ...]; `open` where a window is not complete."""
+        """Name -> [chains, records, ...], and sums where a window is not complete."""
         self._absorb()
         whole = {k: np.concatenate(v, axis=1) for k, v in self.columns.items()}
         self.columns = {k: [v] for k, v in whole.items()}
-        return whole | ({"open": self.open} if np.ndim(self.open) else {})
+        return whole | {OPEN + name: sums for name, sums in self.open.items()}
 
     def _absorb(self) -> None:
         if self.waiting is None:
@@ -133,25 +136,30 @@ class Record:
         observations, infos = jax.device_get(trajectory)
         means = self._closed(begin + call.num_steps, call, infos)
         if means is not None:
-            found = dict(zip(OBSERVED, observations))
-            found |= dict(zip(kernel.Info._fields, means))
+            found = {OBSERVED + k: v for k, v in observations.items()}
+            found |= {INFO + k: v for k, v in means.items()}
             for name, values in found.items():
                 self.columns.setdefault(name, []).append(values)
 
-    def _closed(self, end, call, means):
-        """Means [3, chains, windows] over the windows that are complete at `end`."""
-        if self.plan.thin == 1:
-            return means
-        # Compiled means are off in the last bit: 49 of 49 may come out below 1.
-        means = np.stack(means)
-        sums = np.float64(means) * call.thin
-        sums[1:] = np.rint(sums[1:])
+    def _closed(self, end, call, infos) -> dict[str, np.ndarray] | None:
+        """Means [chains, windows] over the windows that are complete at `end`."""
         if call.thin == self.plan.thin:
-            means[1:] = sums[1:] / call.thin
-            return means
-        self.open = self.open + sums
+            return {k: _mean(v, call.thin) for k, v in infos.items()}
+        for name, values in infos.items():
+            whole = np.issubdtype(values.dtype, np.integer)
+            sums = np.float64(values) * (1 if whole else call.thin)
+            self.open[name] = self.open.get(name, 0.0) + sums
         if end % self.plan.thin and end != self.plan.steps:
             return None
-        means = np.float32(self.open / ((end - 1) % self.plan.thin + 1))
-        self.open = 0.0
+        length = (end - 1) % self.plan.thin + 1
+        means = {k: np.float32(sums / length) for k, sums in self.open.items()}
+        self.open = {}
         return means
+
+
+def _mean(values, length):
+    """Compiled means are off in the last bit, in which 49 of 49 may be less than 1:
+    those of whole numbers are taken here."""
+    if np.issubdtype(values.dtype, np.integer):
+        return np.float32(values / length)
+    return values

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
 from megjax.io import atomic
+from megjax.types import PyTree
 
 LOG = logging.getLogger(__name__)
 SAVE_SECONDS = 60.0
@@ -32,8 +34,12 @@ LONG = 10_000
 """Steps beyond which a walk is saved on a signal and kept after its end."""
 
 SETTINGS_FILE, DRAFT_FILE, LOCK_FILE = "walk.json", "draft.npz", "lock"
-START = -1
-"""Where the chunk of the starts and their burn-in begins; it ends at 0."""
+START, BURN_IN = -2, -1
+"""Where the chunks of what was made before the chains start and of their burn-in
+begin; both end at 0."""
+
+LEAF = "state_"
+"""What the names of the leaves of a PyTree begin with in the arrays of a chunk."""
 
 
 class Stopped(Exception):
@@ -90,8 +96,7 @@ class TraceStore:
         other settings, naming them; only `steps` may differ, and grow. A short walk
         that was finished makes room.
         """
-        self.progress = Progress(total, shown=bool(self.directory))
-        self.stack.callback(self.progress.bar.close)
+        self.show(total, shown=bool(self.directory))
         found = _found(self.directory)
         if found or self.draws:
             self._lock()
@@ -117,6 +122,11 @@ class TraceStore:
             _empty(self.directory)
         self._keep()
         return self.settings["thin"]
+
+    def show(self, total: int, *, shown: bool) -> None:
+        """Counts the progress of `total` steps from now on."""
+        self.progress = Progress(total, shown=shown)
+        self.stack.callback(self.progress.bar.close)
 
     def chunk(self, group: int, begin: int) -> Chunk | None:
         """The intact chunk on disk that begins there."""
@@ -305,6 +315,20 @@ def opened(
         yield journal
 
 
+@contextlib.contextmanager
+def unkept(total: int, *, shown: bool) -> Iterator[TraceStore]:
+    """A store that keeps nothing, of `total` steps; shown: with a progress bar."""
+    store = TraceStore()
+    with store.stack:
+        store.show(total, shown=shown)
+        yield store
+
+
+def leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a PyTree as arrays of a chunk."""
+    return {f"{LEAF}{i}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
 def draws(directory: str | pathlib.Path) -> np.ndarray:
     """The draws in the chunks of a walk, finished or not: [chains, draws, ...].
 
@@ -334,22 +358,22 @@ def _draws(directory: pathlib.Path, group: int) -> Iterator[np.ndarray]:
         arrays = atomic.read(path)
         if arrays is None:
             raise ValueError(f"{path} is damaged: run the walk's command again")
-        if "draws" not in arrays:
+        if "observed_draws" not in arrays:
             return
-        yield arrays["draws"]
+        yield arrays["observed_draws"]
         begin = ends[0]
 
 
 def _name(group: int, begin: int, end: int) -> str:
-    if begin == START:
-        return f"{group:03d}_start.npz"
+    if begin in (START, BURN_IN):
+        return f"{group:03d}_{'start' if begin == START else 'burn_in'}.npz"
     return f"{group:03d}_{begin:012d}_{end:012d}.npz"
 
 
 def _ends(directory: pathlib.Path, group: int, begin: int) -> list[int]:
     """Ends of the chunks in a directory that begin there, the longest first."""
-    if begin == START:
-        return [0] if (directory / _name(group, START, 0)).exists() else []
+    if begin in (START, BURN_IN):
+        return [0] if (directory / _name(group, begin, 0)).exists() else []
     stems = [
         path.stem for path in directory.glob(_name(group, begin, 0)[:17] + "*.npz")
     ]

@@ -130,7 +130,9 @@ def test_the_real_sets_have_the_published_moments(name):
     """By HMC in the reference's own scales, from the reference mean."""
     target = logistic.regression(name, data_dir=str(REAL))
     std = jnp.float32(np.sqrt(target.moments.variance))
-    sampler = hmc.hmc(target.log_density, step_size=0.35, num_steps=4, factor=std)
+    sampler = hmc.hmc(
+        target.log_density, step_size=0.35, num_integration_steps=4, factor=std
+    )
     num_chains, num_steps, burn_in = 32, 400, 100
 
     @jax.jit

@@ -26,7 +26,9 @@ def fixed(state, log_density_fn, step_size):
 
 
 def paths(state, log_density_fn, step_size):
-    return hmc.hmc(log_density_fn, step_size=step_size, num_steps=2, has_aux=True)
+    return hmc.hmc(
+        log_density_fn, step_size=step_size, num_integration_steps=2, has_aux=True
+    )
 
 
 CONTESTANTS = {

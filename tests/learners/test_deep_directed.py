@@ -15,7 +15,7 @@ from trees import close
 from megjax import losses
 from megjax.learners import deep_directed
 from megjax.networks import experts, mlp
-from megjax.sampling import draw
+from megjax.sampling import model
 
 pytestmark = pytest.mark.usefixtures("float64", "quick_compilation")
 
@@ -151,7 +151,7 @@ def test_latent_walks_keep_the_generators_distribution():
         learner = deep_directed.deep_directed(plain_spec())
         state = jax.jit(learner.init)(jax.random.key(0), jnp.zeros((4, 2)))
         options = {"num": 400, "steps": 50, "inverse_temperature": 0.0}
-        walk = draw.run(jax.random.key(1), learner, state, **options)
+        walk = model.sample(jax.random.key(1), learner, state, **options)
         u = np.asarray(deep_directed.uniform(plain_spec(), jnp.asarray(walk.z)))
         made = jax.jit(learner.generate)(state, walk.z)
     assert np.abs(u).max() <= 0.5

@@ -101,7 +101,7 @@ def test_one_leapfrog_step_is_mala():
     e, log_density = 0.7, targets.moon().log_density
     keys = jax.random.split(jax.random.key(0), 50)
     x = targets.moon().sample(jax.random.key(1), 50)
-    one = hmc.hmc(log_density, step_size=e, num_steps=1, factor=FACTOR)
+    one = hmc.hmc(log_density, step_size=e, num_integration_steps=1, factor=FACTOR)
     langevin = mala.mala(log_density, step_size=e**2 / 2, factor=FACTOR)
     ours, ours_info = stepped(one, keys, x)
     theirs, info = stepped(langevin, keys, x)
@@ -126,7 +126,9 @@ def position(state):
 @pytest.mark.parametrize("unroll", [False, True])
 def test_moments_of_a_correlated_normal(unroll):
     target = targets.gaussian("", np.array([[2.0, -1.6], [-1.6, 2.0]]))
-    sampler = hmc.hmc(target.log_density, step_size=0.5, num_steps=3, unroll=unroll)
+    sampler = hmc.hmc(
+        target.log_density, step_size=0.5, num_integration_steps=3, unroll=unroll
+    )
     keys = jax.random.split(jax.random.key(0), 500)
     x = jnp.zeros((500, 2))
     record = walked(sampler, keys, x, 80, position)[1]
@@ -170,14 +172,14 @@ def test_agrees_with_blackjax(mass):
 
 
 def test_divergences_are_rejected_and_counted():
-    steep = hmc.hmc(lambda x: -jnp.sum(x**4), step_size=1.0, num_steps=3)
+    steep = hmc.hmc(lambda x: -jnp.sum(x**4), step_size=1.0, num_integration_steps=3)
     keys = jax.random.split(jax.random.key(0), 20)
     x = jnp.full((20, 2), 3.0)
     states, infos = stepped(steep, keys, x)
     assert np.all(infos.is_divergent) and not np.any(infos.is_accepted)
     np.testing.assert_array_equal(states.position, x)
     # A finite path can diverge as well.
-    barely = hmc.hmc(normal, step_size=2.5, num_steps=6)
+    barely = hmc.hmc(normal, step_size=2.5, num_integration_steps=6)
     _, infos = stepped(barely, keys, x)
     assert np.any(infos.is_divergent)
     assert np.all(jnp.where(infos.is_divergent, infos.acceptance_rate, 0) == 0)
@@ -191,7 +193,7 @@ def test_a_step_evaluates_one_gradient_per_leapfrog_step(num_steps):
         jax.debug.callback(evaluations.append, 1)
         return normal(x)
 
-    sampler = hmc.hmc(counted, step_size=0.1, num_steps=num_steps)
+    sampler = hmc.hmc(counted, step_size=0.1, num_integration_steps=num_steps)
     state = sampler.init(jnp.ones(2))
     jax.effects_barrier()
     evaluations.clear()
@@ -203,7 +205,7 @@ def test_a_step_evaluates_one_gradient_per_leapfrog_step(num_steps):
 def test_the_step_size_adapts():
     keys = jax.random.split(jax.random.key(0), 32)
     x = jax.random.normal(jax.random.key(1), (32, 32))
-    make = functools.partial(hmc.hmc, normal, num_steps=5)
+    make = functools.partial(hmc.hmc, normal, num_integration_steps=5)
 
     @jax.jit
     def tuned(keys, x):
@@ -225,7 +227,7 @@ def test_the_step_size_adapts():
 
 def test_aux_follows_the_position():
     sampler = hmc.hmc(
-        lambda x: (normal(x), 3 * x), step_size=1.3, num_steps=2, has_aux=True
+        lambda x: (normal(x), 3 * x), step_size=1.3, num_integration_steps=2, has_aux=True
     )
     states = walked(sampler, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)),
                     50, lambda s: s)[1]  # fmt: skip
@@ -235,5 +237,5 @@ def test_aux_follows_the_position():
 
 
 def test_a_path_has_steps():
-    with pytest.raises(ValueError, match="num_steps=0: must be at least 1"):
-        hmc.hmc(normal, step_size=0.1, num_steps=0)
+    with pytest.raises(ValueError, match="num_integration_steps=0: must be at least 1"):
+        hmc.hmc(normal, step_size=0.1, num_integration_steps=0)

@@ -24,8 +24,10 @@ def kernels(log_density):
             log_density, step_size=0.5, factor=jnp.array([0.5, 0.9])
         ),
         "dense mala": mala.mala(log_density, step_size=0.8, factor=FACTOR),
-        "hmc": hmc.hmc(log_density, step_size=0.7, num_steps=3),
-        "dense hmc": hmc.hmc(log_density, step_size=1.2, num_steps=2, factor=FACTOR),
+        "hmc": hmc.hmc(log_density, step_size=0.7, num_integration_steps=3),
+        "dense hmc": hmc.hmc(
+            log_density, step_size=1.2, num_integration_steps=2, factor=FACTOR
+        ),
     }
 
 

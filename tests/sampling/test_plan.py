@@ -1,6 +1,5 @@
 """Calls, chunks and records of long walks, by hand and against means over all steps."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,32 +48,43 @@ def test_calls_go_on_alike_from_wherever_they_stopped(thin, size):
 
 
 def test_chunks_end_at_snapshots_and_before_they_are_large():
-    position = jnp.zeros((4, 8))
     plan = Plan(0, 10**6, 10, (0, 500_000, 10**6))
-    assert chunk_end(plan, 0, position) == 10_000
-    assert chunk_end(plan, 495_000, position) == 500_000
-    # 128 bytes a draw: 2^18 draws are a chunk, more than 1000 records.
-    draws = plan._replace(draws=True)
-    assert chunk_end(draws, 0, position) == 10_000
-    wide = jnp.zeros((2**10, 2**11))
-    assert chunk_end(draws, 0, wide) == 4 * 10
-    assert chunk_end(plan, 0, wide) == 10_000
+    # 128 bytes a record: 2^18 are a chunk, more than 1000.
+    assert chunk_end(plan, 0, 128) == 10_000
+    assert chunk_end(plan, 495_000, 128) == 500_000
+    assert chunk_end(plan, 0, 2**23) == 4 * 10
+    assert chunk_end(plan, 0, 2**30) == 10
 
 
 def trajectory(steps, call):
-    """What `kernel.chain` makes of two chains whose infos at step t are given below."""
-    windows = [np.array_split(one, call.num_steps // call.thin) for one in infos(steps)]
-    means = [np.float32([np.mean(w, axis=0) for w in one]).T for one in windows]
-    ends = np.float32([part[-1] + 1 for part in np.array_split(steps, len(windows[0]))])
-    observed = tuple(np.stack([ends, ends]) * scale for scale in (1, 2))
-    return kernel.Trajectory(observed, kernel.Info(*means))
+    """What a call makes of two chains whose infos at step t are given below."""
+    windows = {
+        name: np.array_split(one, call.num_steps // call.thin)
+        for name, one in infos(steps).items()
+    }
+    reduced = {
+        name: np.array([_reduced(w) for w in one]).T for name, one in windows.items()
+    }
+    num = call.num_steps // call.thin
+    ends = np.float32([part[-1] + 1 for part in np.array_split(steps, num)])
+    observed = {"energy": np.stack([ends, ends]), "rms": 2 * np.stack([ends, ends])}
+    return kernel.Trajectory(observed, reduced)
+
+
+def _reduced(window):
+    """Sums of whole numbers, means of others."""
+    if window.dtype == bool:
+        return np.sum(window, axis=0, dtype=np.int32)
+    return np.mean(window, axis=0, dtype=np.float32)
 
 
 def infos(steps):
     """acceptance_rate, is_accepted, is_divergent of steps [T], [T, 2] each."""
     steps = np.asarray(steps)
     prob = np.stack([steps % 5 / 5, steps % 7 / 7], axis=1)
-    return prob, prob > 0.5, np.stack([steps < 0, steps % 3 == 0], axis=1)
+    divergent = np.stack([steps < 0, steps % 3 == 0], axis=1)
+    values = (prob, prob > 0.5, divergent)
+    return dict(zip(kernel.Info._fields, values, strict=True))
 
 
 @pytest.mark.parametrize("thin, size", [(1, 4), (5, 12), (5, 3), (49, 100), (49, 8)])
@@ -89,12 +99,13 @@ def test_records_are_those_of_all_steps(thin, size, stop):
             record = plan.Record(times, record.end, record.arrays())
         record.add(call, trajectory(np.arange(begin, begin + call.num_steps), call))
     found = record.arrays()
-    assert record.end == 101 and "open" not in found
+    assert record.end == 101 and not plan.columns(found, plan.OPEN)
+    found = plan.columns(found, plan.OBSERVED) | plan.columns(found, plan.INFO)
     ends = [*range(thin, 101, thin), 101]
     np.testing.assert_array_equal(found["energy"], [ends, ends])
     np.testing.assert_array_equal(found["rms"], 2 * found["energy"])
     starts = [0, *ends[:-1]]
-    for name, values in zip(kernel.Info._fields, infos(np.arange(101))):
+    for name, values in infos(np.arange(101)).items():
         means = [np.mean(values[a:b], axis=0) for a, b in zip(starts, ends)]
         tolerance = 1e-6 if name == "acceptance_rate" else 0
         np.testing.assert_allclose(found[name], np.float32(means).T, tolerance)
@@ -103,10 +114,10 @@ def test_records_are_those_of_all_steps(thin, size, stop):
     assert np.all(found["is_divergent"][0] == 0)
 
 
-def test_a_mean_below_one_by_rounding_is_one():
-    below = np.nextafter(np.float32(1), np.float32(0))
-    ones = np.full((2, 1), below, np.float32)
+def test_all_of_49_is_one_and_a_float_is_a_mean():
+    ones, halves = np.full((2, 1), 49, np.int32), np.full((2, 1), 0.5, np.float32)
     record = plan.Record(Plan(0, 49, 49, (0, 49)), 0)
-    made = kernel.Trajectory((ones, ones), kernel.Info(ones, ones, ones))
-    record.add(Call(49, 49), made)
-    assert np.all(record.arrays()["is_accepted"] == 1)
+    infos = {"is_accepted": ones, "acceptance_rate": halves}
+    record.add(Call(49, 49), kernel.Trajectory({}, infos))
+    found = plan.columns(record.arrays(), plan.INFO)
+    assert np.all(found["is_accepted"] == 1) and np.all(found["acceptance_rate"] == 0.5)

@@ -206,7 +206,7 @@ def test_draws_are_those_of_the_groups_that_are_as_far_as_the_first(tmp_path):
         kept.add(chunk(store.START, 0, group))
         for begin in range(0, last, 20):
             part = draws[:, begin // 10 : begin // 10 + 2] + group
-            kept.add(chunk(begin, begin + 20, group, draws=part))
+            kept.add(chunk(begin, begin + 20, group, observed_draws=part))
     found = store.draws(tmp_path)
     np.testing.assert_array_equal(found, np.concatenate([draws, draws + 1]))
     (tmp_path / "001_000000000020_000000000040.npz").write_bytes(b"no")

@@ -1,0 +1,1 @@
+"""The commands: each module has its flags, `main` and `run`."""

@@ -1,0 +1,169 @@
+"""Samples a trained run: python sample.py --workdir=runs/digits --steps=100
+
+Draws from the generator, refines by MALA in latent space, and leaves pictures, arrays
+and a report in --out. --space=data moves x itself, --space=none only draws.
+--kernel=neural takes a trained proposal: that of the run --proposal, by default of the
+run itself (where that trained its energy by MALA, this MALA at its last step size).
+--space=data --kernel=gibbs sweeps the units of a Boltzmann machine. Chains of over a
+minute are kept in --out/chunks: killed and started again, they go on.
+"""
+
+import functools
+import pathlib
+import sys
+
+from absl import flags
+
+from megjax import app
+from megjax.training import experiment
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
+STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain.")
+BURN_IN = flags.DEFINE_integer("burn_in", 0, "Steps before them, thrown away.")
+THIN = flags.DEFINE_integer(
+    "thin", None, "Steps to a record; default: 1, or what makes 10,000 records at most."
+)
+KEEP_DRAWS = flags.DEFINE_bool(
+    "keep_draws", False, "Keep the positions of all records, too, in --out/chunks."
+)
+STEP_SIZE = flags.DEFINE_float("step_size", None, "Default: tuned in a warm-up.")
+NUM_INTEGRATION_STEPS = flags.DEFINE_integer(
+    "num_integration_steps", 10, "Leapfrog steps of --kernel=hmc.", 1
+)
+INVERSE_TEMPERATURE = flags.DEFINE_float(
+    "inverse_temperature",
+    None,
+    "Factor of the energy; 0 gives the generator back. Default: the one that --proposal "
+    "was trained for, or 1.",
+)
+PRIOR = flags.DEFINE_enum(
+    "prior", "gaussian", ["none", "gaussian"], "Of the latents; none as in the paper."
+)
+SPACE = flags.DEFINE_enum(
+    "space", "latent", ["latent", "data", "none"], "Of the chains."
+)
+KERNEL = flags.DEFINE_enum(
+    "kernel", "mala", ["mala", "rwm", "hmc", "neural", "gibbs"], "Markov chain."
+)
+PROPOSAL = flags.DEFINE_string("proposal", None, "Run that trained a neural kernel.")
+NUM = flags.DEFINE_integer("num", 64, "Samples, one chain each.")
+SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
+CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
+OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
+
+
+def kernel(restored, proposal):
+    """(kernel_fn, target acceptance) of --kernel for `sampling.model.sample`.
+
+    proposal: the run that trained a neural kernel.
+    """
+    from megjax.samplers import hmc, mala, rwm
+    from megjax.sampling import model
+
+    if PROPOSAL.value and KERNEL.value != "neural":
+        raise ValueError(f"--proposal={PROPOSAL.value}: give --kernel=neural with it")
+    if KERNEL.value in ("gibbs", "neural") and STEP_SIZE.value is not None:
+        raise ValueError(f"--kernel={KERNEL.value} has no --step_size: leave it out")
+    if KERNEL.value == "gibbs":
+        if INVERSE_TEMPERATURE.value not in (None, 1) or SPACE.value != "data":
+            raise ValueError(
+                "--kernel=gibbs sweeps the units themselves: use --space=data and "
+                "--inverse_temperature=1"
+            )
+        return model.trained(restored.learner, restored.state), None
+    if KERNEL.value == "neural":
+        return model.trained(proposal.learner, proposal.state), None
+    if KERNEL.value == "hmc":
+        steps = NUM_INTEGRATION_STEPS.value
+        kernel_fn = functools.partial(hmc.hmc, num_integration_steps=steps)
+        return kernel_fn, hmc.TARGET_ACCEPTANCE
+    if NUM_INTEGRATION_STEPS.present:
+        raise ValueError("--num_integration_steps is of --kernel=hmc: leave it out")
+    module = {"mala": mala, "rwm": rwm}[KERNEL.value]
+    return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
+
+
+def inverse_temperature(proposal):
+    """--inverse_temperature; left out, what the run --proposal was trained for, or 1."""
+    if INVERSE_TEMPERATURE.value is not None:
+        return INVERSE_TEMPERATURE.value
+    return proposal.config.get("inverse_temperature", 1.0) if PROPOSAL.value else 1.0
+
+
+def labels(restored, proposal):
+    """What tells these chains from others, beside the settings of `model.sample`."""
+    from megjax.training import checkpoint
+
+    def checkpoint_of(run):
+        digest = checkpoint.state_digest(run.state)
+        return f"step {run.step}, sha256 {digest[:12]}"
+
+    neural, hmc = KERNEL.value == "neural", KERNEL.value == "hmc"
+    return {
+        "checkpoint": checkpoint_of(restored),
+        "kernel": KERNEL.value,
+        "num_integration_steps": NUM_INTEGRATION_STEPS.value if hmc else None,
+        "proposal": checkpoint_of(proposal) if neural else None,
+    }
+
+
+def main() -> int:
+    """Restores the run, samples, writes, prints; the exit status.
+
+    Of several processes the main one samples, on its own devices.
+    """
+    # Imported after the flags, so that --help and mistakes answer at once.
+    import jax
+
+    from megjax import distributed
+    from megjax.sampling import model, store, trace
+    from megjax.training import loop
+
+    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    out = pathlib.Path(OUT.value or workdir / "samples")
+    recipe = experiment.own_recipe(CONFIG.value)
+    restored = proposal = loop.restore(workdir, recipe=recipe)
+    if KERNEL.value == "neural" and PROPOSAL.value:
+        proposal = loop.restore(pathlib.Path(PROPOSAL.value))
+    if not distributed.is_main():
+        return 0
+    kernel_fn, target_acceptance = kernel(restored, proposal)
+    # Now, since sampling may take hours.
+    out.mkdir(parents=True, exist_ok=True)
+    labels_fn = functools.partial(labels, restored, proposal)
+    with (
+        loop.interruption() as interrupted,
+        store.opened(
+            out / "chunks", labels_fn, draws=KEEP_DRAWS.value, interrupted=interrupted
+        ) as kept,
+    ):
+        try:
+            found = model.sample(
+                jax.random.key(SEED.value),
+                restored.learner,
+                restored.state,
+                space=SPACE.value,
+                num=NUM.value,
+                steps=STEPS.value,
+                burn_in=BURN_IN.value,
+                thin=THIN.value,
+                step_size=STEP_SIZE.value,
+                inverse_temperature=inverse_temperature(proposal),
+                prior=PRIOR.value,
+                kernel_fn=kernel_fn,
+                target_acceptance=target_acceptance,
+                store=kept,
+            )
+        except store.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return 128 + stopped.number
+        report = trace.write(found, out)
+        kept.finish()
+    print(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
+    print("\n".join(trace.lines(report)))
+    return 0
+
+
+def run() -> None:
+    """The command."""
+    app.run(main, distributed=True)

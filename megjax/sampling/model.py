@@ -1,0 +1,432 @@
+"""Samples of a trained model, refined by a Markov chain in latent or in data space.
+
+Section 3.2 of Kumar et al. 2019 (MEG); chains run on any learner with an energy.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from megjax import distributed
+from megjax.learners.base import Learner
+from megjax.metrics import grid_density
+from megjax.samplers import bijectors, kernel, latent, mala
+from megjax.sampling import draw, trace
+from megjax.sampling import plan as plans
+from megjax.sampling import store as stores
+from megjax.types import Array, Key, PyTree
+
+SPACES = ("latent", "data", "none")
+CHAINS_PER_CALL = 1024
+INITIAL_STEP_SIZE = 0.1
+
+
+class Trained(NamedTuple):
+    """A proposal in the state of its training, which has no step size to tune.
+
+    kernel_fn: (params, log-density, *, has_aux) -> Kernel.
+    """
+
+    kernel_fn: Callable[..., kernel.Kernel]
+    params: PyTree
+
+
+class Target(NamedTuple):
+    """What a chain samples and how, static under jit.
+
+    kernel_fn: (log-density, *, step_size) -> Kernel, or where `trained`
+    (params, log-density) -> Kernel. has_aux: whether it takes a density that returns
+    (value, energy), and its states have an `aux`. draws: whether positions are
+    recorded.
+    """
+
+    learner: Learner
+    space: str
+    prior: str
+    kernel_fn: Callable[..., kernel.Kernel]
+    trained: bool
+    has_aux: bool
+    draws: bool
+
+
+def sample(
+    key: Key,
+    learner: Learner,
+    state: PyTree,
+    *,
+    space: str = "latent",
+    num: int = 64,
+    steps: int = 100,
+    burn_in: int = 0,
+    thin: int | None = None,
+    step_size: float | None = None,
+    inverse_temperature: float = 1.0,
+    prior: str = "gaussian",
+    kernel_fn: Callable[..., kernel.Kernel] | Trained = mala.mala,
+    target_acceptance: float | None = mala.TARGET_ACCEPTANCE,
+    warmup: int = 60,
+    num_snapshots: int = 21,
+    mesh: jax.sharding.Mesh | None = None,
+    store: stores.TraceStore | None = None,
+) -> trace.Trace:
+    """Draws `num` samples and moves each by `steps` Metropolis steps.
+
+    space: "latent" moves z, "data" x itself, both from the learner's samples; "none"
+    only draws them. kernel_fn: (log-density, *, step_size) -> Kernel, or a `trained`
+    proposal; chains on x move in the unbounded values of the learner's bijector, where
+    it has one.
+    burn_in: steps before that, thrown away. thin: steps to a record, by default the
+    fewest that make at most 10,000 of them.
+    step_size: by default tuned on `warmup` steps that are then thrown away, so that the
+    chains start at fresh samples with a fixed kernel. Latents without a prior are never
+    tuned beyond 0.01, the paper's code: a bounded energy accepts any step, and the
+    tuning would run away.
+    target_acceptance: of the tuning; None for kernels that have no step size.
+    prior, inverse_temperature: of the latent density, see `samplers.latent`. The
+    default is the tilt p_G(x) exp(-E(x)), whose chains stay among the latents that the
+    generator knows however long they run; the paper's target ("none") leaves them
+    after some hundred steps.
+    mesh: chains are split over its devices, by default all of this process.
+    store: where the chains are kept on disk while they run, and go on from.
+
+    Raises ValueError at settings out of range or without a generator for
+    space="latent", FloatingPointError where the energy of the starts is not finite;
+    store.Stopped, and ValueError and OSError of `store`, where it is given.
+    """
+    _check(learner, space, num, step_size, inverse_temperature)
+    _check_steps(num, steps, burn_in, thin)
+    store = store or stores.TraceStore()
+    if space == "none" and store.draws:
+        raise ValueError("draws are those of chains: use space='latent' or 'data'.")
+    target, kernel_params = targeted(learner, space, prior, kernel_fn, store.draws)
+    params = {
+        "learner": state,
+        "kernel": kernel_params,
+        "inverse_temperature": inverse_temperature,
+        "step_size": 1.0,
+    }
+    if target.trained:
+        step_size = target_acceptance = None
+    if step_size is None and target_acceptance is None:
+        step_size = math.nan
+    settings = {
+        "seed": _integer(key),
+        "space": space,
+        "num": num,
+        "steps": steps,
+        "burn_in": burn_in,
+        "thin": thin,
+        "step_size": step_size,
+        "inverse_temperature": inverse_temperature,
+        "prior": prior,
+        "target_acceptance": target_acceptance,
+        "warmup": warmup,
+        "keep_draws": store.draws,
+        "chains_per_call": CHAINS_PER_CALL,
+    }
+    plan = None if space == "none" else _claimed(store, settings, num_snapshots)
+    with draw.devices(mesh):
+        params = distributed.replicate(params, jax.sharding.get_mesh())
+        found = _groups(key, target, params, plan, store, settings)
+        return found._replace(landscape=_landscape(learner, params, found))
+
+
+def trained(learner: Learner, state: PyTree) -> Trained:
+    """The proposal that a learner has trained, in a state of its training.
+
+    Raises ValueError for methods that train no proposal.
+    """
+    if learner.kernel is None:
+        raise ValueError(
+            "this run has trained no proposal: name one that has with --proposal, or "
+            "use --kernel=mala"
+        )
+    # On the host: that run may have been placed on other devices.
+    return Trained(learner.kernel, jax.device_get(state))
+
+
+def chain(target: Target) -> draw.Chain:
+    """The chain on a target.
+
+    Its params are a dict, all of it traced: "learner", the state; "kernel", the state
+    of a trained proposal; "inverse_temperature" and "step_size".
+    """
+    kernel_fn = draw.bound(_kernel, target)
+    return draw.of_kernel(kernel_fn, draw.bound(_observed, target))
+
+
+def targeted(learner, space, prior, kernel_fn, draws) -> tuple[Target, PyTree]:
+    """The target, and the parameters of a trained proposal."""
+    params, is_trained = None, isinstance(kernel_fn, Trained)
+    if is_trained:
+        kernel_fn, params = kernel_fn
+    has_aux = draw.accepts(kernel_fn, "has_aux")
+    kernel_fn = draw.comparable(kernel_fn)
+    return Target(learner, space, prior, kernel_fn, is_trained, has_aux, draws), params
+
+
+def _check(learner, space, num, step_size, inverse_temperature):
+    if space not in SPACES:
+        raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}.")
+    if space == "latent" and (learner.latents is None or learner.generate is None):
+        raise ValueError(
+            "space='latent' needs a generator and this method has none: use "
+            "space='data' or 'none'."
+        )
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size={step_size}: must be positive.")
+    if not 0 <= inverse_temperature < math.inf:
+        raise ValueError(
+            f"inverse_temperature={inverse_temperature}: must be 0 or positive."
+        )
+
+
+def _check_steps(num, steps, burn_in, thin):
+    if num < 1 or steps < 1:
+        raise ValueError(f"num={num}, steps={steps}: both must be at least 1.")
+    if burn_in < 0:
+        raise ValueError(f"burn_in={burn_in}: must be 0 or positive.")
+    if thin is not None and not 1 <= thin <= steps:
+        raise ValueError(f"thin={thin}: must be between 1 and steps={steps}.")
+    # Steps are counted in 32 bits on devices.
+    if max(burn_in + steps, num) >= 2**31:
+        raise ValueError(
+            f"num={num}, steps={steps}, burn_in={burn_in}: want fewer than 2^31."
+        )
+
+
+def _claimed(store, settings, num_snapshots) -> plans.Plan:
+    """The plan of chains whose settings the store takes."""
+    steps, burn_in = settings["steps"], settings["burn_in"]
+    total = -(-settings["num"] // CHAINS_PER_CALL) * (burn_in + steps)
+    thin = store.claim(settings, total, plans.default_thin(steps))
+    return plans.plan(steps, thin, burn_in=burn_in, num_snapshots=num_snapshots)
+
+
+def _energies(target, params, positions) -> Array:
+    """E of positions [N, ...]: [N]."""
+    x = _data(target, params["learner"], positions)
+    return target.learner.energy(params["learner"], x)
+
+
+def _kernel(target, params) -> kernel.Kernel:
+    """The kernel of one chain."""
+    log_density = latent.log_density(
+        functools.partial(_energies, target, params),
+        inverse_temperature=params["inverse_temperature"],
+        prior=target.prior if target.space == "latent" else "none",
+    )
+    own = {"has_aux": True}
+    if not target.has_aux:
+        own, pair_fn = {}, log_density
+
+        def log_density(position):
+            return pair_fn(position)[0]
+
+    if target.trained:
+        return target.kernel_fn(params["kernel"], log_density, **own)
+    kernel_fn = functools.partial(target.kernel_fn, step_size=params["step_size"])
+    if target.space == "data" and target.learner.bijector:
+        bijector = target.learner.bijector
+        return bijectors.transformed(kernel_fn, log_density, bijector, **own)
+    return kernel_fn(log_density, **own)
+
+
+def _observed(target, params, state) -> dict[str, Array]:
+    """Energy, root mean square position and, where they are kept, the draw itself."""
+    if target.has_aux:
+        energy = state.aux
+    else:
+        energy = _energies(target, params, state.position[None])[0]
+    found = {"energy": energy, "rms": jnp.sqrt(jnp.mean(state.position**2))}
+    return found | ({"draws": state.position} if target.draws else {})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _positions(target, num, key, state):
+    """Where `num` chains start: samples of the learner, or their latents."""
+    if target.space == "latent":
+        return target.learner.latents(key, num)
+    return target.learner.sample(key, state, num)
+
+
+def _groups(key, target, params, plan, store, settings) -> trace.Trace:
+    """The traces of all groups of chains; the first one's step size is everyone's."""
+    found, step_size = [], settings["step_size"]
+    for i, first in enumerate(range(0, settings["num"], CHAINS_PER_CALL)):
+        keys = jax.random.split(jax.random.fold_in(key, i))
+        num = min(CHAINS_PER_CALL, settings["num"] - first)
+        start_fn = functools.partial(
+            *(_positions, target, num, keys[0], params["learner"])
+        )
+        if target.space == "none":
+            found.append(_plain(target, params, start_fn()))
+            continue
+        per_call = _steps_per_call(target, params, jax.eval_shape(start_fn))
+        run = draw.RunPlan(chain(target), plan, store, per_call, i)
+        settings = settings | {"step_size": step_size}
+        states, step_size = _started(keys[1], run, params, start_fn, settings)
+        own = params | {"step_size": step_size}
+        found.append(_trace(keys[1], run, target, own, states))
+    return _joined(found)
+
+
+def _plain(target, params, x) -> trace.Trace:
+    """Samples of the learner without any step."""
+    energy = jax.jit(_energies, static_argnums=0)(target, params, x)
+    nothing = np.zeros((len(x), 0), np.float32)
+    rms = np.sqrt(np.mean(np.square(x).reshape(len(x), -1), axis=1))
+    x = np.asarray(x)
+    return trace.Trace(
+        x=x,
+        before=x,
+        z=None,
+        snapshots=x[: trace.SHOWN_CHAINS, None],
+        times=np.array([0]),
+        energy=np.asarray(energy)[:, None],
+        rms=rms[:, None],
+        step_size=math.nan,
+        inverse_temperature=float(params["inverse_temperature"]),
+        **dict.fromkeys(kernel.Info._fields, nothing),
+    )
+
+
+def _started(key, run, params, start_fn, settings) -> tuple[PyTree, float]:
+    """States at the start, and the step size, tuned where there is none; or from disk.
+
+    start_fn: () -> positions [chains, ...].
+    """
+    init_fn = functools.partial(draw.start, run.chain, params)
+
+    def make():
+        states, step_size = init_fn(start_fn()), settings["step_size"]
+        _check_start(draw.observed(run.chain, params, states)["energy"])
+        if step_size is None:
+            loose = settings["space"] == "latent" and settings["prior"] == "none"
+            _, step_size = draw.tuned(
+                jax.random.fold_in(key, 1),
+                run.chain,
+                params,
+                states,
+                num_steps=settings["warmup"],
+                target_acceptance=settings["target_acceptance"],
+                step_size=INITIAL_STEP_SIZE,
+                limit=0.01 if loose else 1.0,
+                steps_per_call=run.per_call,
+            )
+        return states, np.float64(step_size)
+
+    form = jax.eval_shape(lambda: init_fn(start_fn())), np.float64(0)
+    states, step_size = draw.remembered(run.store, run.group, form, make)
+    return states, float(step_size)
+
+
+def _check_start(energy):
+    if bad := int(np.sum(~np.isfinite(np.asarray(energy)))):
+        raise FloatingPointError(
+            f"the energy of {bad} of {len(energy)} starting samples is not finite: "
+            "sample from an earlier checkpoint"
+        )
+
+
+def _trace(key, run, target, params, states) -> trace.Trace:
+    """Draws one group of chains from their start to the end."""
+    data_fn = functools.partial(_data_jit, target, params["learner"])
+    key, snapshots, arrays = jax.random.fold_in(key, 0), [], []
+    for piece in draw.pieces(key, run, params, states):
+        position = piece.states.position
+        if piece.end == 0:
+            before = np.asarray(data_fn(position))
+            start = jax.device_get(draw.observed(run.chain, params, piece.states))
+            snapshots.append(before[: trace.SHOWN_CHAINS])
+        elif piece.end in run.plan.times and run.group == 0:
+            snapshots.append(np.asarray(data_fn(position[: trace.SHOWN_CHAINS])))
+        arrays.append(piece.arrays)
+    arrays = draw.joined(arrays)
+    observed = plans.columns(arrays, plans.OBSERVED)
+    record = {
+        name: np.concatenate([start[name][:, None], observed[name]], axis=1)
+        for name in ("energy", "rms")
+    }
+    return trace.Trace(
+        x=np.asarray(data_fn(position)),
+        before=before,
+        z=np.asarray(position) if target.space == "latent" else None,
+        snapshots=np.stack(snapshots, axis=1),
+        times=np.array(run.plan.times),
+        step_size=params["step_size"],
+        burn_in=run.plan.burn_in,
+        thin=run.plan.thin,
+        inverse_temperature=float(params["inverse_temperature"]),
+        **record,
+        **_infos(plans.columns(arrays, plans.INFO)),
+    )
+
+
+def _infos(found) -> dict[str, np.ndarray]:
+    """The fields of `kernel.Info`; a kernel of other infos has NaN where one lacks."""
+    like = np.full_like(next(iter(found.values())), np.nan)
+    return {name: found.get(name, like) for name in kernel.Info._fields}
+
+
+def _data(target, state, positions):
+    """x of positions: [N, ...] -> [N, ...]."""
+    if target.space == "latent":
+        return target.learner.generate(state, positions)
+    return positions
+
+
+_data_jit = functools.partial(jax.jit, static_argnums=0)(_data)
+
+
+def _integer(key) -> int:
+    """The words of a key as one number; of `jax.random.key(seed)` the seed."""
+    words = np.asarray(jax.random.key_data(key)).tolist()
+    return functools.reduce(lambda high, low: high << 32 | low, words)
+
+
+def _steps_per_call(target, params, positions) -> int:
+    """How many steps to compile into one call.
+
+    One for images on a CPU, whose convolutions are many times slower inside a loop.
+    """
+    data_fn = functools.partial(_data, target, params["learner"])
+    shape = jax.eval_shape(data_fn, positions).shape
+    devices = jax.sharding.get_mesh().devices.flat
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    return 1 if on_cpu and len(shape) > 2 else draw.STEPS_PER_CALL
+
+
+def _joined(found: list[trace.Trace]) -> trace.Trace:
+    """Groups of chains as one; snapshots and settings are the first group's."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    arrays = ("x", "before", "energy", "rms", *kernel.Info._fields)
+    joined = {k: np.concatenate([getattr(w, k) for w in found]) for k in arrays}
+    if first.z is not None:
+        joined["z"] = np.concatenate([w.z for w in found])
+    return first._replace(**joined)
+
+
+def _landscape(learner, params, found) -> trace.Landscape | None:
+    """The density around planar samples."""
+    if found.x.shape[1:] != (2,):
+        return None
+    reach = np.quantile(np.abs(np.concatenate([found.x, found.before])), 0.995)
+    grid = grid_density.grid(size=200, extent=1.15 * max(float(reach), 1e-3))
+    energies = _grid_energies(learner, params["learner"], grid)
+    log_masses = grid_density.cell_log_masses(energies, params["inverse_temperature"])
+    values = np.exp(np.asarray(log_masses) - grid.log_cell_area)
+    window = (-grid.extent, grid.extent, -grid.extent, grid.extent)
+    return trace.Landscape(values.reshape(grid.size, grid.size), window)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _grid_energies(learner, state, grid):
+    return grid_density.grid_energies(functools.partial(learner.energy, state), grid)
