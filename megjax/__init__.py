@@ -1,22 +1,55 @@
-"""Energy-based models with fast samplers, in JAX and Flax."""
+"""Energy-based models with fast samplers, in JAX and Flax.
+
+Names are imported when they are first used, so `import megjax` costs nothing.
+"""
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_EXPORTS = {
-    "EnergyDetector": "megjax.estimators.detector",
-    "PyODEnergyDetector": "megjax.estimators.detector",
-    "RBM": "megjax.estimators.rbm",
+_MODULES = (
+    *("data", "densities", "energies", "errors", "evaluation", "learners", "losses"),
+    *("metrics", "networks", "recipes", "samplers", "sampling", "training"),
+)
+_NAMES = {
+    "megjax.api": ("Model", "evaluate", "fit", "load", "load_weights", "train"),
+    "megjax.sampling.density": ("sample",),
+    "megjax.estimators.detector": ("EnergyDetector", "PyODEnergyDetector"),
+    "megjax.estimators.rbm": ("RBM",),
+    "megjax.learners.base": ("Learner", "Player"),
+    "megjax.training.experiment": ("Experiment", "Recipe"),
+    "megjax.types": ("Report",),
+    "megjax.data.dataset": ("Dataset",),
+    "megjax.samplers.kernel": ("Info", "Kernel"),
+    "megjax.samplers.mala": ("mala",),
+    "megjax.samplers.hmc": ("hmc",),
+    "megjax.samplers.rwm": ("rwm",),
+    "megjax.samplers.gradient_adaptive": ("gradient_adaptive",),
+    "megjax.learners.meg": ("meg",),
+    "megjax.learners.wgan_gp": ("wgan_gp",),
+    "megjax.learners.deep_directed": ("deep_directed",),
+    "megjax.learners.contrastive": ("contrastive",),
+    "megjax.learners.replay": ("replay",),
+    "megjax.learners.proposal": ("proposal",),
+    "megjax.losses": (
+        *("batch_norm_entropy", "donsker_varadhan", "energy_contrast", "info_nce"),
+        *("jensen_shannon", "squared_score"),
+    ),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted([*_MODULES, *_HOME])  # noqa: PLE0605
 
 
 def __getattr__(name: str):
-    # On demand, so that `import megjax` is quick and takes neither JAX nor sklearn.
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'megjax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"megjax.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'megjax' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_EXPORTS])
+    return sorted({*globals(), *__all__})
