@@ -1,48 +1,6 @@
-"""Measures a trained run: python evaluate.py --workdir=runs/digits
+"""Measures a trained run: python evaluate.py --workdir=runs/digits"""
 
-Runs what the run's config names, or with --only=NAME,... some of it, and leaves
-evaluation.json and pictures in --out. --set=FIELD=VALUE changes a field of the config
-first, such as evaluation.num_samples.
-"""
-
-import pathlib
-
-from absl import flags
-
-from megjax import app
-from megjax.training import experiment
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
-ONLY = flags.DEFINE_list("only", [], "Names of evaluations; default all.")
-SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the config; repeatable.")
-SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
-CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
-OUT = flags.DEFINE_string("out", None, "Directory; default evaluation/ in the run.")
-
-
-def main() -> None:
-    """Restores the run, evaluates, writes, prints.
-
-    Of several processes the main one evaluates, on its own devices.
-    """
-    # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax import distributed
-    from megjax.training import evaluate, loop
-
-    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
-    out = pathlib.Path(OUT.value or workdir / "evaluation")
-    restored = loop.restore(
-        workdir, SET.value, recipe=experiment.own_recipe(CONFIG.value)
-    )
-    if not distributed.is_main():
-        return
-    reports = evaluate.evaluate(restored, ONLY.value, out, seed=SEED.value)
-    print(f"{workdir} at step {restored.step}; results in {out}/")
-    for name, report in reports:
-        print(name)
-        for metric, value in report.metrics.items():
-            print(f"  {metric:36} {value:.6g}")
-
+from megjax.commands import evaluate
 
 if __name__ == "__main__":
-    app.run(main, distributed=True)
+    evaluate.run()

@@ -1,39 +1,6 @@
-"""Trains the experiment of a config: python train.py --config=configs/mnist.py
+"""Trains a config: python train.py --config=configs/mnist.py"""
 
---config=mnist names the same one. Any field is overridden with --config.field=value. The run lives in --workdir (default
-runs/NAME); started again, it resumes there.
-"""
-
-import pathlib
-import sys
-
-from absl import flags
-
-from megjax import app
-from megjax.training import experiment
-
-CONFIG = experiment.define_flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; default runs/NAME.")
-FLAGS = flags.FLAGS
-
-
-def main() -> int:
-    """Builds the experiment and trains it; the exit status."""
-    # Imported after the flags, so that --help and mistakes answer at once.
-    from megjax.training import loop
-
-    config_file = FLAGS["config"].config_filename
-    workdir = pathlib.Path(WORKDIR.value or experiment.directory(config_file))
-    name = experiment.name(config_file)
-    config = CONFIG.value
-    try:
-        loop.train(config, experiment.build(config), workdir, name=name)
-    except loop.Stopped as stopped:
-        print(f"{stopped}; the same command resumes", file=sys.stderr)
-        return 128 + stopped.number
-    return 0
-
+from megjax.commands import train
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, distributed=True, preemptible=True)
+    train.run()

@@ -31,7 +31,7 @@ TINY = [
 FORKS = """
 import json, os, sys
 import jax, orbax.checkpoint
-import train
+from megjax.commands import train
 from megjax.recipes import anomalies, meg
 from megjax import app
 from megjax.training import experiment, loop as training

@@ -91,20 +91,29 @@ def array(path: str, *, standardise: bool = False) -> Dataset:
     column. Pickled objects are refused. ValueError says what is allowed.
     """
     x = _loaded(pathlib.Path(path).expanduser())
-    name = pathlib.Path(path).stem
+    return examples(x, path, pathlib.Path(path).stem, standardise=standardise)
+
+
+def examples(
+    x: np.ndarray, origin: str, name: str, *, standardise: bool = False
+) -> Dataset:
+    """The examples in an array, of the forms that `array` takes.
+
+    origin: where it is from, for messages. ValueError says what is allowed.
+    """
     if x.dtype.kind not in "biuf" or x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise ValueError(
-            f"{path} holds {x.dtype} {list(x.shape)}: give numbers, [N, D] for vectors "
+            f"{origin} holds {x.dtype} {list(x.shape)}: give numbers, [N, D] for vectors "
             "or [N, H, W] or [N, H, W, C] for images."
         )
     if not np.isfinite(x).all():
-        raise ValueError(f"{path} holds NaN or infinite values: remove them.")
+        raise ValueError(f"{origin} holds NaN or infinite values: remove them.")
     if x.ndim == 2:
         return _table(name, _standardised(x) if standardise else x)
     x = x[..., None] if x.ndim == 3 else x
     if x.shape[-1] > 4:
         raise ValueError(
-            f"{path} holds images {list(x.shape[1:])}: channels, at most 4, come last."
+            f"{origin} holds images {list(x.shape[1:])}: channels, at most 4, come last."
         )
     return images.resident(name, x) if x.dtype == np.uint8 else _table(name, _unit(x))
 

@@ -283,9 +283,14 @@ def main(name: str) -> None:
     print(f"Prepared {name} in {folder}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command: megjax prepare NAME."""
     flags.DEFINE_string("raw_dir", None, "Folder of the original files; else download.")
     flags.DEFINE_string(
         "data_dir", None, "Where to prepare; else $TFDS_DATA_DIR or TFDS's default."
     )
     app.run(main, choices=NAMES)
+
+
+if __name__ == "__main__":
+    run()

@@ -27,8 +27,10 @@ class Learner(NamedTuple):
     kernel: (state, log-density, has_aux=False) -> Kernel that proposes as it was trained
     bijector: in whose unbounded values chains on x move, where x has bounds
 
-    The last four are None for methods without a generator, without a proposal, and
-    where chains move in x itself.
+    log_partition: state -> log Z in nats of exp(-E), where it can be had exactly
+
+    The last five are None for methods without a generator, without a proposal, where
+    chains move in x itself, and where log Z is not known.
 
     Names of metrics have a meaning for the training loop: it stops where any metric is
     not finite, and where one called energy_... (but not energy_..._norm) grows beyond
@@ -61,6 +63,7 @@ class Learner(NamedTuple):
     generate: Callable[..., Array] | None = None
     kernel: Callable | None = None
     bijector: Bijector | None = None
+    log_partition: Callable[..., Array] | None = None
 
 
 @struct.dataclass

@@ -284,13 +284,25 @@ def claimed(workdir: str | pathlib.Path) -> Record:
 def _claimed(workdir: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(workdir) / CONFIG_FILE
     try:
-        saved = json.loads(path.read_text())
-        if not _is_record(saved):
-            raise ValueError("it holds no config")
+        text = path.read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
             f"{path} is missing, so {workdir} is no run: name another with --workdir"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({_line(error)}): restore it") from error
+    return parsed(text, path)
+
+
+def parsed(text: str, path: pathlib.Path) -> dict[str, Any]:
+    """A record as plain data; path: where its text is from, for messages.
+
+    Raises ValueError where it is damaged, or of another version of megjax.
+    """
+    try:
+        saved = json.loads(text)
+        if not _is_record(saved):
+            raise ValueError("it holds no config")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({_cause(error)}): restore it, or use another --workdir"

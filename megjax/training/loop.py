@@ -46,7 +46,7 @@ class Keys(NamedTuple):
 class Restored(NamedTuple):
     """A run read back from its directory, without its data.
 
-    shape: of one example.
+    shape: of one example. name: of the config.
     """
 
     config: ml_collections.ConfigDict
@@ -55,6 +55,7 @@ class Restored(NamedTuple):
     step: int
     shape: tuple[int, ...]
     recipe: experiment.Recipe
+    name: str = ""
 
     def experiment(self) -> experiment.Experiment:
         """Its data and what to measure, with this learner.
@@ -475,11 +476,34 @@ def restore(
     Raises FileNotFoundError where the directory holds no run or no checkpoint yet, and
     ValueError where its config or an assignment cannot be used.
     """
-    record = checkpoint.claimed(workdir)
+    run = described(checkpoint.claimed(workdir), workdir, assignments, recipe)
+    with (
+        jax.set_mesh(distributed.data_mesh(jax.local_devices())),
+        checkpoint.opened(
+            workdir, keep=run.config.train.keep, writable=False
+        ) as checkpoints,
+    ):
+        saved = latest(checkpoints, run.config, run.learner, run.shape, step)
+    if not saved.step:
+        raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it first")
+    return run._replace(state=saved.state, step=saved.step)
+
+
+def described(
+    record: checkpoint.Record,
+    origin: str | pathlib.Path,
+    assignments: Iterable[str] = (),
+    recipe: experiment.Recipe | None = None,
+) -> Restored:
+    """The run of a record, without a state; nothing that the record holds is run.
+
+    origin: where the record is from, for messages. assignments, recipe: as of `restore`.
+    Raises ValueError where the record or an assignment cannot be used.
+    """
     if recipe is None:
         if record.recipe is None:
             raise ValueError(
-                f"{workdir} was trained with a recipe of its user's own: give that "
+                f"{origin} was trained with a recipe of its user's own: give that "
                 f"config, --config=FILE, as for train.py (in Python recipe=)"
             )
         recipe = experiment.recipe_named(record.recipe)
@@ -488,16 +512,13 @@ def restore(
     _check(config)
     with experiment.one_line_errors():
         learner = recipe.learner(config, record.shape)
-    with (
-        jax.set_mesh(distributed.data_mesh(jax.local_devices())),
-        checkpoint.opened(
-            workdir, keep=config.train.keep, writable=False
-        ) as checkpoints,
-    ):
-        saved = latest(checkpoints, config, learner, record.shape, step)
-    if not saved.step:
-        raise FileNotFoundError(f"{workdir} has no checkpoint yet: train it first")
-    return Restored(config, learner, saved.state, saved.step, record.shape, recipe)
+    return Restored(config, learner, None, 0, record.shape, recipe, record.config)
+
+
+def form(run: Restored) -> PyTree:
+    """Shapes and types of the leaves of a run's state."""
+    init = _init(run.learner, run.shape, run.config.batch_size)
+    return _forms(init, keys(run.config.train.seed).init)
 
 
 @contextlib.contextmanager

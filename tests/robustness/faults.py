@@ -31,8 +31,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-import train
 from megjax import app, distributed
+from megjax.commands import train
 from megjax.learners.base import Learner
 from megjax.training import checkpoint, experiment, loop, metric_writer
 

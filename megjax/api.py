@@ -1,0 +1,341 @@
+"""The front door: train, load, sample and evaluate models from Python."""
+
+import functools
+import pathlib
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from megjax import distributed, extras
+from megjax.data import files
+from megjax.recipes import deep_directed, meg, wgan_gp
+from megjax.samplers import hmc, mala, rwm
+from megjax.sampling import model as sampling
+from megjax.training import evaluate as evaluation
+from megjax.training import experiment, loop, weights
+from megjax.types import Array, Key, Report
+
+CRITERIA = ("energy", "score_norm")
+KERNELS = {"mala": mala, "hmc": hmc, "rwm": rwm}
+LEARNERS = {"meg": meg, "wgan_gp": wgan_gp, "deep_directed": deep_directed}
+
+
+class Model:
+    """A trained model: its energy, samples and scores at one state of its training.
+
+    From `megjax.train`, `fit`, `load` or `load_weights`; nothing here trains.
+
+    config: of the run. learner: its method's pure functions; state: what they take.
+    step: iterations that it was trained for. shape: of one example, no batch axis.
+
+    >>> import jax, megjax
+    >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+    >>> model = megjax.fit(x, num_steps=2)
+    >>> model.generate(jax.random.key(1), 5).shape
+    (5, 2)
+    """
+
+    def __init__(self, run: loop.Restored):
+        self.run = run
+        self.config, self.learner, self.state = run.config, run.learner, run.state
+        self.step, self.shape = run.step, tuple(run.shape)
+
+    def __repr__(self) -> str:
+        return f"Model({self.run.name!r}, shape={self.shape}, step={self.step})"
+
+    def energy(self, x: Array) -> Array:
+        """Energies of examples, low where likely: x [N, *shape] -> [N].
+
+        exp(-E) is a density only up to log Z and, for methods that do not fix it, an
+        inverse temperature. Raises ValueError at another shape.
+        """
+        return self._energy(self.state, self._examples(x))
+
+    def log_prob(self, x: Array) -> Array:
+        """Log-density, or log-probability, in nats: x [N, *shape] -> [N].
+
+        Raises ValueError where log Z is not known, with what estimates it.
+        """
+        if self.learner.log_partition is None:
+            raise ValueError(
+                "log Z of this model is not known, so it has no log_prob: compare "
+                "examples by model.energy(x), or estimate log-likelihoods with "
+                "megjax.evaluate(model, ['likelihood']), which Boltzmann machines have"
+            )
+        log_z = jax.jit(self.learner.log_partition)(self.state)
+        return -self.energy(x) - log_z
+
+    def score_samples(self, x: Array, *, criterion: str = "energy") -> np.ndarray:
+        """How normal examples are, high for normal ones: x [N, *shape] -> [N].
+
+        criterion: "energy" is -E(x), "score_norm" is -|grad_x E(x)| (Kumar et al.
+        2019, section 4.4). Raises ValueError at another criterion or shape.
+        """
+        if criterion not in CRITERIA:
+            raise ValueError(
+                f"criterion={criterion!r}: choose one of {', '.join(CRITERIA)}"
+            )
+        x = self._examples(x)
+        score = self._energy if criterion == "energy" else self._score_norm
+        return -np.asarray(score(self.state, x))
+
+    def generate(self, key: Key, num: int) -> Array:
+        """Samples of the generator, or of a short chain for methods without one.
+
+        Returns [num, *shape]; images lie in [-1, 1]. Raises ValueError at num < 1.
+        """
+        if num < 1:
+            raise ValueError(f"num={num}: give at least 1")
+        return self._generate(key, self.state, num)
+
+    def sample(
+        self,
+        key: Key,
+        num: int,
+        *,
+        space: str = "latent",
+        steps: int = 100,
+        kernel: str = "mala",
+        inverse_temperature: float = 1.0,
+        prior: str = "gaussian",
+        **options: Any,
+    ):
+        """Markov chains from the model's own samples, as ArviZ InferenceData.
+
+        num: chains, of `steps` transitions each. space: "latent" moves z under
+        p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
+        moves x under exp(-inverse_temperature E(x)). kernel: "mala", "hmc", "rwm", or
+        "learned" for models with a kernel of their own (proposals, Gibbs sweeps of
+        Boltzmann machines). prior: "gaussian", or "none" as in the paper. options:
+        burn_in, thin, step_size, warmup of `megjax.sampling.model.sample`.
+
+        `posterior` has x [num, draws, *shape] and, in latent space, z; `sample_stats`
+        has energy, acceptance_rate, diverging and step_size. Raises ValueError at
+        settings that do not fit the model, ImportError without arviz.
+        """
+        with extras.needed("sampling"):
+            import arviz
+        trace = sampling.sample(
+            key,
+            self.learner,
+            self.state,
+            num=num,
+            space=space,
+            steps=steps,
+            inverse_temperature=inverse_temperature,
+            prior=prior,
+            keep_draws=True,
+            **self._kernel(kernel),
+            **options,
+        )
+        draws = trace.draws
+        variables = {"x": draws}
+        if space == "latent":
+            flat = draws.reshape(-1, *draws.shape[2:])
+            x = np.asarray(self._decode(self.state, flat))
+            variables = {"z": draws, "x": x.reshape(*draws.shape[:2], *self.shape)}
+        return arviz.from_dict(
+            posterior=variables,
+            sample_stats={
+                "energy": trace.energy[:, 1:],
+                "acceptance_rate": trace.acceptance_rate,
+                "diverging": trace.is_divergent > 0,
+                "step_size": np.full(draws.shape[:2], trace.step_size),
+            },
+        )
+
+    def _kernel(self, name: str) -> dict[str, Any]:
+        if name == "learned":
+            return {"kernel_fn": sampling.trained(self.learner, self.state)}
+        if name not in KERNELS:
+            raise ValueError(
+                f"kernel={name!r}: choose one of {', '.join((*KERNELS, 'learned'))}"
+            )
+        module = KERNELS[name]
+        return {
+            "kernel_fn": getattr(module, name),
+            "target_acceptance": module.TARGET_ACCEPTANCE,
+        }
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the weights and what rebuilds their model to one .safetensors file.
+
+        Optimizer states stay behind; `megjax.load_weights` reads it. Raises OSError
+        where the disk refuses, ImportError without safetensors.
+        """
+        weights.save(path, self.run)
+
+    def _examples(self, x) -> Array:
+        x = jnp.asarray(x, jnp.float32)
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"x has shape {list(x.shape)}: give [N, "
+                f"{', '.join(map(str, self.shape))}], a batch of what the model "
+                "was trained on"
+            )
+        return x
+
+    @functools.cached_property
+    def _energy(self):
+        return jax.jit(self.learner.energy)
+
+    @functools.cached_property
+    def _score_norm(self):
+        def norms(state, x):
+            gradient = jax.grad(lambda x: jnp.sum(self.learner.energy(state, x)))(x)
+            return jnp.linalg.norm(gradient.reshape(len(x), -1), axis=1)
+
+        return jax.jit(norms)
+
+    @functools.cached_property
+    def _generate(self):
+        return jax.jit(self.learner.sample, static_argnums=2)
+
+    @functools.cached_property
+    def _decode(self):
+        return jax.jit(self.learner.generate)
+
+
+def train(
+    config: str | ml_collections.ConfigDict,
+    *,
+    workdir: str | pathlib.Path | None = None,
+    overrides: Iterable[str] = (),
+    devices: list[jax.Device] | None = None,
+) -> Model:
+    """Trains a config, or goes on where its run stopped, and returns the model.
+
+    config: a name such as "digits" or "mnist:kmnist", a path, or a ConfigDict.
+    workdir: of the run, by default runs/NAME. overrides: FIELD=VALUE, such as
+    "train.num_steps=500". devices: by default all.
+
+    Raises ValueError at a config or a field that cannot be, or where `workdir` holds
+    another run; FloatingPointError where training diverges.
+    """
+    if isinstance(config, str):
+        name, directory = experiment.name(config), experiment.directory(config)
+        config = experiment.load(config)
+    else:
+        name, directory = "own", pathlib.Path("runs", "own")
+        config = config.copy_and_resolve_references()
+    experiment.assign(config, overrides)
+    built = experiment.build(config)
+    workdir = pathlib.Path(workdir or directory).expanduser()
+    return _trained(config, built, workdir, name, devices)
+
+
+def fit(
+    x: Array,
+    *,
+    learner: str = "meg",
+    seed: int = 0,
+    num_steps: int | None = None,
+    workdir: str | pathlib.Path | None = None,
+    **spec: Any,
+) -> Model:
+    """Trains a model on an array, with perceptrons or convolutions by its form.
+
+    x: vectors [N, D] of numbers, which are taken as they are (scale them first), or
+    images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
+    is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp" or "deep_directed". num_steps:
+    iterations. workdir: keeps checkpoints and metrics there, and resumes; None keeps
+    nothing on disk. spec: hyperparameters of the learner (`score_weight`,
+    `learning_rate`, ...), or `batch_size` and `width`.
+
+    Raises ValueError at arrays and fields that cannot be, FloatingPointError where
+    training diverges.
+
+    >>> import jax, megjax
+    >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+    >>> megjax.fit(x, num_steps=2, score_weight=0.01).energy(x[:3]).shape
+    (3,)
+    """
+    data = files.examples(np.asarray(x), "x", "array")
+    config = _array_config(learner, data.shape)
+    config.train.seed = seed
+    if num_steps is not None:
+        config.train.num_steps = num_steps
+    config.batch_size = min(config.batch_size, data.num_examples)
+    for field, value in spec.items():
+        place = config if field in ("batch_size", "width", "dtype") else config[learner]
+        if field not in place:
+            known = ", ".join(sorted(config[learner]))
+            raise ValueError(
+                f"{learner} has no field {field!r}: give one of batch_size, width, {known}"
+            )
+        place[field] = value
+    recipe = experiment.recipe_of(config)
+    with experiment.telling():
+        made = recipe.learner(config, data.shape, data=data)
+    built = experiment.Experiment(data, made, {})
+    if workdir is not None:
+        return _trained(config, built, pathlib.Path(workdir).expanduser(), "custom")
+    config.train.save_every = config.train.num_steps
+    with tempfile.TemporaryDirectory() as directory:
+        return _trained(config, built, pathlib.Path(directory), "custom")
+
+
+def _array_config(learner: str, shape: tuple[int, ...]) -> ml_collections.ConfigDict:
+    """The config of a learner for examples of a shape."""
+    if learner not in LEARNERS:
+        raise ValueError(f"learner={learner!r}: choose one of {', '.join(LEARNERS)}")
+    return LEARNERS[learner].array_config(shape)
+
+
+def _trained(config, built, workdir, name, devices=None) -> Model:
+    """The model that training an experiment to its end gives."""
+    state = loop.train(config, built, workdir, name=name, devices=devices)
+    recipe = experiment.recipe_of(config)
+    run = loop.Restored(
+        *(config, built.learner, state, config.train.num_steps, built.data.shape),
+        *(recipe, name),
+    )
+    return Model(run)
+
+
+def load(
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    recipe: experiment.Recipe | None = None,
+) -> Model:
+    """The model of a run directory; needs neither the training set nor the checkout.
+
+    Nothing that the directory holds is executed. step: by default the newest intact
+    checkpoint. recipe: of a run that was trained with a user's own. Raises
+    FileNotFoundError where there is no run, ValueError where it cannot be read.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    return Model(loop.restore(workdir, step=step, recipe=recipe))
+
+
+def load_weights(
+    path: str | pathlib.Path, *, recipe: experiment.Recipe | None = None
+) -> Model:
+    """The model of a .safetensors file of `Model.save` or `megjax export`.
+
+    Nothing that the file holds is executed. recipe: as of `load`. Raises
+    FileNotFoundError, ValueError where it is damaged or no weights of megjax.
+    """
+    return Model(weights.load(path, recipe=recipe))
+
+
+def evaluate(
+    model: Model, names: Iterable[str] = (), *, seed: int = 0
+) -> dict[str, Report]:
+    """What the model's recipe measures, by name; needs the training set.
+
+    names: of evaluations, by default all. seed: of everything random. Raises
+    ValueError at a name that there is not, FileNotFoundError where the data are gone.
+    """
+    built = model.run.experiment()
+    chosen = evaluation.chosen(built, names)
+    mesh = distributed.data_mesh(jax.local_devices())
+    with jax.set_mesh(mesh):
+        key = loop.keys(seed).evaluation
+        return {name: one(key, model.state) for name, one in chosen.items()}

@@ -1,0 +1,227 @@
+"""The front door: what trained, loaded and exported models do, and what is refused."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import megjax
+from megjax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICK = ("train.num_steps=2", "train.evaluate_every=2", "width=8", "batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("digits")
+    return workdir, megjax.train("digits", workdir=workdir, overrides=QUICK)
+
+
+@pytest.fixture(scope="module")
+def plane():
+    x = np.random.default_rng(0).normal(size=(64, 2))
+    return x, megjax.fit(x, num_steps=2, batch_size=16, seed=3)
+
+
+def digest(model):
+    return checkpoint.state_digest(model.state)
+
+
+def test_a_run_is_loaded_without_anything_but_its_directory(digits):
+    workdir, model = digits
+    loaded = megjax.load(workdir)
+    assert digest(loaded) == digest(model)
+    assert (loaded.step, loaded.shape) == (2, (8, 8, 1))
+    x = loaded.generate(jax.random.key(0), 3)
+    assert x.shape == (3, 8, 8, 1)
+    np.testing.assert_array_equal(loaded.energy(x), model.energy(x))
+
+
+def test_weights_come_back_and_rebuild_their_model(digits, tmp_path):
+    _, model = digits
+    path = tmp_path / "new folder" / "digits.safetensors"
+    model.save(path)
+    loaded = megjax.load_weights(path)
+    x = model.generate(jax.random.key(0), 3)
+    np.testing.assert_array_equal(loaded.generate(jax.random.key(0), 3), x)
+    np.testing.assert_array_equal(loaded.energy(x), model.energy(x))
+    assert (loaded.step, loaded.shape) == (2, (8, 8, 1))
+    tensors = safetensors.numpy.load_file(path)
+    assert not [name for name in tensors if "optimizer" in name]
+
+
+def test_evaluations_run_on_a_loaded_model(digits):
+    workdir, _ = digits
+    reports = megjax.evaluate(megjax.load(workdir), ["grid"])
+    assert np.isfinite(reports["grid"].metrics["energy_mean"])
+    with pytest.raises(ValueError, match="grid"):
+        megjax.evaluate(megjax.load(workdir), ["nothing"])
+
+
+def test_an_array_that_is_gone_leaves_a_model(tmp_path):
+    path, workdir = tmp_path / "x.npy", tmp_path / "run"
+    np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
+    overrides = [*QUICK, f"path={path}", "meg.latent_dim=2"]
+    trained = megjax.train("custom", workdir=workdir, overrides=overrides)
+    path.unlink()
+    loaded = megjax.load(workdir)
+    assert digest(loaded) == digest(trained)
+    assert loaded.sample(jax.random.key(0), 2, steps=3).posterior.x.shape == (2, 3, 3)
+    loaded.save(tmp_path / "w.safetensors")
+    again = megjax.load_weights(tmp_path / "w.safetensors")
+    x = np.ones((2, 3))
+    np.testing.assert_array_equal(again.energy(x), trained.energy(x))
+    with pytest.raises(FileNotFoundError, match="x.npy"):
+        megjax.evaluate(loaded)
+
+
+def test_scores_are_energies_and_their_gradients_by_finite_differences(plane):
+    x, model = plane
+    x = np.float32(x[:4])
+    np.testing.assert_allclose(model.score_samples(x), -model.energy(x))
+    step = 1e-2
+    gradient = [
+        (model.energy(x + step * e) - model.energy(x - step * e)) / (2 * step)
+        for e in np.eye(2, dtype=np.float32)
+    ]
+    found = model.score_samples(x, criterion="score_norm")
+    # The energy is piecewise linear: a difference across a kink is none of a gradient.
+    close = np.isclose(found, -np.linalg.norm(gradient, axis=0), rtol=2e-2)
+    assert np.sum(close) >= 3
+
+
+def test_chains_come_as_arviz_data(plane):
+    _, model = plane
+    data = model.sample(jax.random.key(0), 3, steps=4)
+    assert data.posterior.z.shape[:2] == data.posterior.x.shape[:2] == (3, 4)
+    np.testing.assert_allclose(
+        data.posterior.x.values[:, -1],
+        model.learner.generate(model.state, data.posterior.z.values[:, -1]),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        data.sample_stats.energy.values[:, -1],
+        model.energy(data.posterior.x.values[:, -1]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    rates = data.sample_stats.acceptance_rate.values
+    assert np.all((rates >= 0) & (rates <= 1))
+    visible = model.sample(jax.random.key(0), 3, steps=4, space="data", kernel="rwm")
+    assert visible.posterior.x.shape == (3, 4, 2) and "z" not in visible.posterior
+
+
+def test_fits_are_of_their_seed(plane):
+    x, model = plane
+    options = {"num_steps": 2, "batch_size": 16}
+    assert digest(megjax.fit(x, seed=3, **options)) == digest(model)
+    assert digest(megjax.fit(x, seed=4, **options)) != digest(model)
+
+
+@pytest.mark.parametrize("learner", ["wgan_gp", "deep_directed"])
+def test_other_learners_fit_vectors(plane, learner):
+    x, _ = plane
+    model = megjax.fit(x, learner=learner, num_steps=1, batch_size=8)
+    assert np.isfinite(model.energy(x)).all()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x, m: megjax.fit(x, learner="gan"), "learner='gan': choose one of meg"),
+        (
+            lambda x, m: megjax.fit(x, score_wait=1),
+            "no field 'score_wait': give one of",
+        ),
+        (lambda x, m: megjax.fit(x[:, 0]), r"x holds float64 \[64\]: give numbers"),
+        (lambda x, m: megjax.fit(np.full((4, 2), np.nan)), "x holds NaN"),
+        (lambda x, m: m.energy(x[0]), r"x has shape \[2\]: give \[N, 2\]"),
+        (lambda x, m: m.generate(jax.random.key(0), 0), "num=0: give at least 1"),
+        (lambda x, m: m.log_prob(x), "log Z of this model is not known"),
+        (lambda x, m: m.score_samples(x, criterion="e"), "choose one of energy, score"),
+        (
+            lambda x, m: m.sample(jax.random.key(0), 2, kernel="nuts"),
+            "choose one of mala",
+        ),
+        (lambda x, m: m.sample(jax.random.key(0), 2, kernel="learned"), "no proposal"),
+        (
+            lambda x, m: megjax.train("digit"),
+            "no config 'digit': give a file, or one of",
+        ),
+        (lambda x, m: megjax.train("digits", overrides=["wdth=1"]), "FIELD=VALUE"),
+    ],
+)
+def test_mistakes_are_named(plane, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*plane)
+
+
+def test_places_without_a_run_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing"):
+        megjax.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        megjax.load_weights(tmp_path / "none.safetensors")
+
+
+def changed(record, **fields):
+    return {"megjax": json.dumps(record | fields)}
+
+
+def test_weights_of_strangers_execute_nothing(digits, tmp_path):
+    _, model = digits
+    path = tmp_path / "w.safetensors"
+    model.save(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        record = json.loads(file.metadata()["megjax"])
+    tensors = safetensors.numpy.load_file(path)
+    first = min(tensors)
+    cases = {
+        "no recipe": (tensors, changed(record, recipe="os.system")),
+        "has no recipe '__init__": (tensors, changed(record, recipe="__init__.x")),
+        "user's own": (tensors, changed(record, recipe=None)),
+        "it has no step": (tensors, changed(record, step="2")),
+        "it holds no config": (tensors, changed(record, shape=["x"])),
+        "another version": (tensors, changed(record, version=99)),
+        "no entry 'megjax'": (tensors, {"other": ""}),
+        "absent there": ({k: v for k, v in tensors.items() if k != first}, None),
+        "float32": (tensors | {first: np.zeros(7, np.float32)}, None),
+    }
+    for message, (arrays, metadata) in cases.items():
+        metadata = metadata or {"megjax": json.dumps(record)}
+        safetensors.numpy.save_file(arrays, path, metadata)
+        with pytest.raises(ValueError, match=message):
+            megjax.load_weights(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no intact .safetensors file"):
+        megjax.load_weights(path)
+
+
+def test_every_public_name_is_there_and_in_the_reference():
+    listed = (ROOT / "docs/api.md").read_text()
+    for name in megjax.__all__:
+        assert getattr(megjax, name) is not None
+        assert f"`megjax.{name}`" in listed
+    with pytest.raises(AttributeError, match="no attribute 'Detector'"):
+        _ = megjax.Detector
+
+
+def test_the_console_script_names_its_commands():
+    def run(*arguments):
+        command = [sys.executable, "-m", "megjax.cli", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    wrong = run("walk")
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "error: megjax has no command 'walk': give one of train, sample, evaluate, "
+        "prepare, export\n"
+    )
+    assert "train|sample|evaluate|prepare|export" in run("--help").stdout
