@@ -13,7 +13,7 @@ import numpy as np
 
 from megjax import distributed, extras
 from megjax.data import files
-from megjax.recipes import deep_directed, meg, wgan_gp
+from megjax.recipes import arrays
 from megjax.samplers import hmc, mala, rwm
 from megjax.sampling import model as sampling
 from megjax.training import evaluate as evaluation
@@ -22,7 +22,6 @@ from megjax.types import Array, Key, Report
 
 CRITERIA = ("energy", "score_norm")
 KERNELS = {"mala": mala, "hmc": hmc, "rwm": rwm}
-LEARNERS = {"meg": meg, "wgan_gp": wgan_gp, "deep_directed": deep_directed}
 
 
 class Model:
@@ -256,7 +255,11 @@ def fit(
     (3,)
     """
     data = files.examples(np.asarray(x), "x", "array")
-    config = _array_config(learner, data.shape)
+    if learner not in arrays.RECIPES:
+        raise ValueError(
+            f"learner={learner!r}: choose one of {', '.join(arrays.RECIPES)}"
+        )
+    config = arrays.config(learner, data.shape)
     config.train.seed = seed
     if num_steps is not None:
         config.train.num_steps = num_steps
@@ -278,13 +281,6 @@ def fit(
     config.train.save_every = config.train.num_steps
     with tempfile.TemporaryDirectory() as directory:
         return _trained(config, built, pathlib.Path(directory), "custom")
-
-
-def _array_config(learner: str, shape: tuple[int, ...]) -> ml_collections.ConfigDict:
-    """The config of a learner for examples of a shape."""
-    if learner not in LEARNERS:
-        raise ValueError(f"learner={learner!r}: choose one of {', '.join(LEARNERS)}")
-    return LEARNERS[learner].array_config(shape)
 
 
 def _trained(config, built, workdir, name, devices=None) -> Model:

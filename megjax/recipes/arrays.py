@@ -1,0 +1,60 @@
+"""Models of an array that a user has at hand: what `megjax.fit` trains."""
+
+from megjax.recipes import base, deep_directed, meg, wgan_gp
+from megjax.training.experiment import Recipe
+
+
+def config(learner, shape):
+    """The fields of a learner on examples of a shape: convolutions on images.
+
+    learner: meg, wgan_gp or deep_directed. Rates decay and weights are averaged, so
+    that a short run ends well; narrow enough for a CPU.
+    """
+    fields = base.config()
+    fields.recipe = base.choice("learner", learner, **RECIPES)
+    fields.remat = fields.default_init = False
+    fields.train.num_steps = 6000
+    vectors = len(shape) == 1
+    fields.width = 128 if vectors else 64
+    if vectors:
+        fields.batch_size = 128
+        fields.train.iterations_per_call_cpu = 50
+        fields.train.compiler_options_cpu = base.compiler_options()
+    fields[learner] = {
+        "meg": lambda: meg.settings(**meg.in_nats() | {"latent_dim": 16}),
+        "wgan_gp": lambda: wgan_gp.settings(**meg.steady() | {"latent_dim": 16}),
+        "deep_directed": lambda: deep_directed.steady(latent_dim=16),
+    }[learner]()
+    if learner == "deep_directed":
+        fields.num_layers, fields.activation = 3, "elu"
+        fields.energy_hidden, fields.generator_hidden = (256, 128, 128), (128, 128)
+    return fields
+
+
+def data(config):
+    """The array is not kept: ValueError."""
+    del config
+    raise ValueError(
+        "a model of megjax.fit does not keep its array, which this needs: train from a "
+        "file instead, megjax.train('custom', overrides=['path=FILE.npy'])"
+    )
+
+
+def learner_of(method):
+    """The learner function of a method's recipes, by the form of the examples."""
+
+    def learner(config, shape, data=None):
+        make = method.plane_learner if len(shape) == 1 else method.image_learner
+        return make(config, shape, data)
+
+    return learner
+
+
+meg_on_arrays = Recipe(data, learner_of(meg))
+wgan_gp_on_arrays = Recipe(data, learner_of(wgan_gp))
+deep_directed_on_arrays = Recipe(data, learner_of(deep_directed))
+RECIPES = {
+    "meg": meg_on_arrays,
+    "wgan_gp": wgan_gp_on_arrays,
+    "deep_directed": deep_directed_on_arrays,
+}
