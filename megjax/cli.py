@@ -19,9 +19,7 @@ def main() -> None:
         print(f"usage: megjax {'|'.join(COMMANDS)} [--help] [--flag=value ...]")
         raise SystemExit(0 if name else 2)
     if name == "--version":
-        import megjax
-
-        print(megjax.__version__)
+        print(importlib.import_module("megjax").__version__)
         return
     if name not in COMMANDS:
         print(

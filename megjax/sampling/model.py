@@ -73,6 +73,7 @@ def sample(
     num_snapshots: int = 21,
     mesh: jax.sharding.Mesh | None = None,
     store: stores.TraceStore | None = None,
+    keep_draws: bool = False,
 ) -> trace.Trace:
     """Draws `num` samples and moves each by `steps` Metropolis steps.
 
@@ -93,6 +94,7 @@ def sample(
     after some hundred steps.
     mesh: chains are split over its devices, by default all of this process.
     store: where the chains are kept on disk while they run, and go on from.
+    keep_draws: whether the trace has the position at every record.
 
     Raises ValueError at settings out of range or without a generator for
     space="latent", FloatingPointError where the energy of the starts is not finite;
@@ -101,9 +103,10 @@ def sample(
     _check(learner, space, num, step_size, inverse_temperature)
     _check_steps(num, steps, burn_in, thin)
     store = store or stores.TraceStore()
-    if space == "none" and store.draws:
+    keep_draws = keep_draws or store.draws
+    if space == "none" and keep_draws:
         raise ValueError("draws are those of chains: use space='latent' or 'data'.")
-    target, kernel_params = targeted(learner, space, prior, kernel_fn, store.draws)
+    target, kernel_params = targeted(learner, space, prior, kernel_fn, keep_draws)
     params = {
         "learner": state,
         "kernel": kernel_params,
@@ -126,7 +129,7 @@ def sample(
         "prior": prior,
         "target_acceptance": target_acceptance,
         "warmup": warmup,
-        "keep_draws": store.draws,
+        "keep_draws": keep_draws,
         "chains_per_call": CHAINS_PER_CALL,
     }
     plan = None if space == "none" else _claimed(store, settings, num_snapshots)
@@ -363,6 +366,7 @@ def _trace(key, run, target, params, states) -> trace.Trace:
         burn_in=run.plan.burn_in,
         thin=run.plan.thin,
         inverse_temperature=float(params["inverse_temperature"]),
+        draws=observed.get("draws"),
         **record,
         **_infos(plans.columns(arrays, plans.INFO)),
     )
@@ -409,8 +413,9 @@ def _joined(found: list[trace.Trace]) -> trace.Trace:
         return first
     arrays = ("x", "before", "energy", "rms", *kernel.Info._fields)
     joined = {k: np.concatenate([getattr(w, k) for w in found]) for k in arrays}
-    if first.z is not None:
-        joined["z"] = np.concatenate([w.z for w in found])
+    for name in ("z", "draws"):
+        if getattr(first, name) is not None:
+            joined[name] = np.concatenate([getattr(w, name) for w in found])
     return first._replace(**joined)
 
 

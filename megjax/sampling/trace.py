@@ -45,6 +45,7 @@ class Trace(NamedTuple):
     step_size: of the walk, NaN where there was none.
     landscape: for data in the plane.
     burn_in: steps thrown away before. inverse_temperature: beta of the density.
+    draws: positions at every record [num, T, ...], where they are kept.
     """
 
     x: np.ndarray
@@ -62,6 +63,7 @@ class Trace(NamedTuple):
     burn_in: int = 0
     thin: int = 1
     inverse_temperature: float = 1.0
+    draws: np.ndarray | None = None
 
 
 def summary(walk: Trace) -> dict[str, float]:

@@ -227,7 +227,10 @@ def test_the_step_size_adapts():
 
 def test_aux_follows_the_position():
     sampler = hmc.hmc(
-        lambda x: (normal(x), 3 * x), step_size=1.3, num_integration_steps=2, has_aux=True
+        lambda x: (normal(x), 3 * x),
+        step_size=1.3,
+        num_integration_steps=2,
+        has_aux=True,
     )
     states = walked(sampler, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)),
                     50, lambda s: s)[1]  # fmt: skip
