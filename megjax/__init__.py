@@ -14,7 +14,6 @@ _MODULES = (
 _NAMES = {
     "megjax.api": ("Model", "evaluate", "fit", "load", "load_weights", "train"),
     "megjax.data.dataset": ("Dataset",),
-    "megjax.densities.logistic": ("logistic",),
     "megjax.densities.targets": ("Target",),
     "megjax.estimators.detector": ("EnergyDetector", "PyODEnergyDetector"),
     "megjax.estimators.rbm": ("RBM",),
