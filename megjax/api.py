@@ -273,7 +273,7 @@ def fit(
             )
         place[field] = value
     recipe = experiment.recipe_of(config)
-    with experiment.telling():
+    with experiment.one_line_errors():
         made = recipe.learner(config, data.shape, data=data)
     built = experiment.Experiment(data, made, {})
     if workdir is not None:

@@ -330,7 +330,11 @@ def entries(learner, price):
 
     def hamiltonian(state, log_density_fn, step_size):
         del state
-        options = {"num_integration_steps": LEAPFROG_STEPS, "has_aux": True, "unroll": True}
+        options = {
+            "num_integration_steps": LEAPFROG_STEPS,
+            "has_aux": True,
+            "unroll": True,
+        }
         return hmc.hmc(log_density_fn, step_size=step_size, **options)
 
     return {
