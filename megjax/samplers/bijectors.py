@@ -201,8 +201,5 @@ def transformed(
     return Kernel(lambda x: observed(inner.init(bijector.inverse(x))), step)
 
 
-walked = transformed
-
-
 def _observed(bijector, inner) -> State:
     return State(bijector.forward(inner.position), inner, getattr(inner, "aux", None))

@@ -1,0 +1,409 @@
+"""Draws from a density of one's own: warm-up, chains, and what ArviZ wants to know.
+
+Nothing is trained and no config is needed. NUTS: Hoffman and Gelman 2014, with Stan's
+windows of warm-up; warnings as Vehtari et al. 2021 advise.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import math
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from megjax import distributed, extras
+from megjax.samplers import bijectors
+from megjax.sampling import draw, methods
+from megjax.sampling import store as stores
+from megjax.types import Array, Key, LogDensityFn, PyTree
+
+R_HAT, DRAWS_PER_CHAIN, ENOUGH_DRAWS = 1.01, 100, 400
+"""Beyond which R-hat, and below which effective sample sizes are warned of."""
+
+MAX_CHECKED = 1000
+"""Numbers of one variable that R-hat is taken of."""
+
+STATS = {
+    "acceptance_rate": "acceptance_rate",
+    "is_divergent": "diverging",
+    "energy": "energy",
+    "energy_change": "energy_error",
+    "num_integration_steps": "n_steps",
+    "num_trajectory_expansions": "tree_depth",
+}
+"""Field of an info -> ArviZ's name; others of its fields are left out."""
+
+
+class Problem(NamedTuple):
+    """A density, its variables and a kernel, made for one form of positions.
+
+    log_density_fn: of unbounded positions [dim]. inward: a position as it is given ->
+    unbounded; outward: back. chain: for `draw.chains`.
+    """
+
+    log_density_fn: LogDensityFn
+    inward: Callable
+    outward: Callable
+    chain: Any
+
+
+def sample(
+    log_density_fn: LogDensityFn,
+    init: PyTree,
+    *,
+    key: Key,
+    kernel: Any = "nuts",
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    thin: int = 1,
+    bijector: PyTree = None,
+    store: str | pathlib.Path | None = None,
+    progress: bool = True,
+    mass_matrix: str = "diagonal",
+    target_acceptance: float | None = None,
+):
+    """Draws from a density: ArviZ InferenceData, variables named as in `init`.
+
+    log_density_fn: a position, `init` without the chain axis -> log-density [], up to a
+    constant. init: any PyTree of floats [chains, ...], where the chains start.
+    kernel: "nuts", "mclmc" (both of blackjax), "hmc", "mala", "rwm" or
+    "gradient_adaptive"; a kernel builder (log_density_fn, *, step_size) -> Kernel of
+    vectors [dim]; a Kernel or a blackjax algorithm of such positions, ready to run; a
+    trained proposal: a Model, or (learner, state).
+    num_warmup: steps that learn step size and mass matrix, and are thrown away; all
+    chains share what is learned. num_samples: draws of each chain, every `thin` steps.
+    bijector: for variables with bounds, `samplers.bijectors` in the place of each, as
+    {"scale": positive()}; draws have their bounds.
+    store: a directory that keeps long chains while they run. The same call goes on
+    from there, to the same bits.
+    mass_matrix: "diagonal" or "dense". target_acceptance: of the step size; by default
+    the kernel's own, 0.8 for NUTS. More of it helps against divergences.
+
+    The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`, `n_steps`,
+    `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
+    1.01 and small effective samples. A second call with the same function (not one of
+    the same text) and shapes compiles nothing. Raises ValueError at arguments out of
+    range, and where the density is not finite at the start.
+
+    >>> data = np.random.default_rng(0).normal(3.0, 2.0, size=100)
+    >>> def log_density(position):
+    ...     scale = jnp.exp(position["log_scale"])
+    ...     return jnp.sum(jax.scipy.stats.norm.logpdf(data, position["loc"], scale))
+    >>> init = {"loc": jnp.zeros(4), "log_scale": jnp.zeros(4)}
+    >>> draws = sample(log_density, init, key=jax.random.key(0), progress=False)
+    >>> draws.posterior["loc"].shape
+    (4, 1000)
+    """
+    arviz = _arviz()
+    key = _checked_key(key)
+    init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
+    method, parameters = methods.find(kernel)
+    if bijector is not None and method.form == "tree":
+        raise ValueError("a kernel that is ready to run brings its own bijector along.")
+    variables = bijectors.tree(bijector, _one(init))
+    problem = _problem(_hashable(log_density_fn), method, variables, *_form(init))
+    burn_in, num_steps = 0 if method.warm_up else num_warmup, num_samples * thin
+    settings = {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "kernel": kernel if isinstance(kernel, str) else "of its own",
+        "init": hashlib.sha256(_bytes(init)).hexdigest(),
+        "warmup": num_warmup,
+        "steps": num_steps,
+        "thin": thin,
+        "mass_matrix": mass_matrix,
+        "target_acceptance": target_acceptance,
+    }
+    opened = _opened(store, settings, burn_in + num_steps, progress)
+    with draw.devices() as mesh, opened as kept:
+        keys = jax.random.split(key)
+        positions = _started(problem, init, num_chains)
+        task = methods.Task(
+            *(keys[0], problem.log_density_fn, positions, num_warmup),
+            *(target_acceptance, mass_matrix == "dense", progress),
+        )
+        parameters = distributed.replicate(parameters, mesh)
+        parameters, states = _remembered(kept, method, task, parameters)
+        draws = draw.chains(
+            *(keys[1], problem.chain, parameters, states),
+            num_steps=num_steps,
+            burn_in=burn_in,
+            thin=thin,
+            store=kept,
+            progress=progress,
+        )
+        if kept:
+            kept.finish()
+    groups = _groups(draws, thin, method.step_size(parameters))
+    _warn(arviz, groups, thin)
+    return _data(arviz, groups)
+
+
+def _remembered(kept, method, task, parameters):
+    """The warm-up, or what it has returned in the run on disk."""
+    warmed = functools.partial(methods.warmed, method, task, parameters)
+    return (
+        draw.remembered(kept, 0, jax.eval_shape(warmed), warmed) if kept else warmed()
+    )
+
+
+@contextlib.contextmanager
+def _opened(directory, settings, total, progress):
+    """The store of the chains in a directory, or None without one."""
+    if directory is None:
+        yield None
+        return
+    with stores.opened(directory, draws=True) as kept:
+        kept.claim(settings, total, settings["thin"])
+        kept.show(total, shown=progress)
+        yield kept
+
+
+def _arviz():
+    with extras.needed("sampling"):
+        import arviz
+    return arviz
+
+
+def _data(arviz, groups):
+    """InferenceData before ArviZ's version 1, then a DataTree."""
+    if "posterior" in inspect.signature(arviz.from_dict).parameters:
+        return arviz.from_dict(**groups)
+    return arviz.from_dict(groups)
+
+
+def _checked_key(key) -> Key:
+    """A typed key."""
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key={key!r}: give jax.random.key(seed).")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
+
+
+def _bytes(tree) -> bytes:
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+
+
+def _checked(init, num_warmup, num_samples, thin, mass_matrix):
+    """(`init` as arrays, the number of chains)."""
+    if num_samples < 1 or thin < 1 or num_warmup < 0:
+        raise ValueError(
+            f"num_warmup={num_warmup}, num_samples={num_samples}, thin={thin}: want at "
+            "least 0, 1 and 1."
+        )
+    # Steps are counted in 32 bits on devices.
+    if num_warmup + num_samples * thin >= 2**31:
+        raise ValueError(f"num_samples={num_samples} x thin={thin}: want below 2^31.")
+    if mass_matrix not in ("diagonal", "dense"):
+        raise ValueError(f"mass_matrix={mass_matrix!r}: choose 'diagonal' or 'dense'.")
+    init = jax.tree.map(jnp.asarray, init)
+    named = _named(init)
+    if not named:
+        raise ValueError("init has no arrays: give one with an axis of chains.")
+    for name, leaf in named.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"init {name} has type {leaf.dtype}: give floats.")
+        if leaf.ndim == 0 or len(leaf) == 0:
+            raise ValueError(
+                f"init {name} has shape {leaf.shape}: its first axis must be of chains."
+            )
+    lengths = {name: len(leaf) for name, leaf in named.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"init has no common first axis of chains: its lengths are {lengths}."
+        )
+    return init, len(leaf)
+
+
+def _named(tree: PyTree) -> dict[str, Array]:
+    """The leaves by their place, "a.b" for nested ones; "x" for a tree of one leaf."""
+    pairs, _ = jax.tree.flatten_with_path(tree)
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs
+    ]
+    return {name or "x": leaf for name, (_, leaf) in zip(names, pairs, strict=True)}
+
+
+def _one(init):
+    """Zeros in the form of one position."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), init)
+
+
+def _form(init):
+    """What tells the form of one position, hashable."""
+    leaves, treedef = jax.tree.flatten(_one(init))
+    return treedef, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _hashable(log_density_fn):
+    """The density, or one around it that compiled programs are not found by again."""
+    try:
+        hash(log_density_fn)
+    except TypeError:
+        return functools.partial(log_density_fn)
+    return log_density_fn
+
+
+# Compiled programs are found by these functions: equal arguments give the same ones.
+@functools.lru_cache(maxsize=32)
+def _problem(log_density_fn, method, variables, treedef, shapes) -> Problem:
+    """Everything about a density that is static under jit."""
+    leaves = [np.zeros(shape, dtype) for shape, dtype in shapes]
+    one = treedef.unflatten(leaves)
+    _check_density(log_density_fn, one)
+    to_flat, to_tree = _conversions(one, method.form)
+    if method.form == "tree":
+        unbounded = log_density_fn
+    else:
+
+        def unbounded(u):
+            u = to_tree(u)
+            value = log_density_fn(variables.forward(u))
+            return value + variables.forward_log_det(u)
+
+    def inward(position):
+        return to_flat(variables.inverse(position))
+
+    def outward(u):
+        return variables.forward(to_tree(u))
+
+    def init(parameters, position):
+        return method.kernel(unbounded, parameters).init(position)
+
+    def step(parameters, key, state):
+        return method.kernel(unbounded, parameters).step(key, state)
+
+    def observe(parameters, state):
+        u = method.position(parameters, state)
+        found = {f"posterior.{k}": v for k, v in _named(outward(u)).items()}
+        return found | {"lp": _log_density(state, unbounded, u)}
+
+    return Problem(unbounded, inward, outward, draw.Chain(init, step, observe))
+
+
+def _check_density(log_density_fn, one):
+    found = jax.eval_shape(log_density_fn, one)
+    if not hasattr(found, "shape") or found.shape:
+        what = getattr(found, "shape", None)
+        words = f"shape {what}" if what else f"a {type(found).__name__}"
+        raise ValueError(
+            f"log_density_fn returns {words} for one position, must be a scalar: sum "
+            "over data and dimensions."
+        )
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"log_density_fn returns {found.dtype}: must be a float.")
+
+
+def _conversions(one, form):
+    """(position -> what kernels take, back), without bijectors."""
+    leaves, treedef = jax.tree.flatten(one)
+    if form == "array" and len(leaves) == 1:
+        return lambda tree: jax.tree.leaves(tree)[0], lambda u: treedef.unflatten([u])
+    if form == "tree":
+        return lambda tree: tree, lambda tree: tree
+    return lambda tree: ravel_pytree(tree)[0], ravel_pytree(one)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _inward(problem, init):
+    """(unbounded positions [chains, ...], whether each is in bounds, its density)."""
+    u = jax.vmap(problem.inward)(jax.tree.map(distributed.shard, init))
+    finite = [
+        jnp.all(jnp.isfinite(leaf.reshape(len(leaf), -1)), axis=1)
+        for leaf in jax.tree.leaves(u)
+    ]
+    return u, jnp.all(jnp.stack(finite), 0), jax.vmap(problem.log_density_fn)(u)
+
+
+def _started(problem, init, num_chains) -> PyTree:
+    """Unbounded positions [chains, ...] where the density can be evaluated."""
+    u, inside, log_density = jax.device_get(_inward(problem, init))
+    if outside := int(np.sum(~inside)):
+        raise ValueError(
+            f"init is out of bounds, or not finite, in {outside} of {num_chains} chains."
+        )
+    if bad := int(np.sum(~np.isfinite(log_density))):
+        raise ValueError(
+            f"log_density_fn is not finite at the start of {bad} of {num_chains} "
+            "chains: start where the density is positive."
+        )
+    return jax.tree.map(jnp.asarray, u)
+
+
+def _log_density(state, log_density_fn, u) -> Array:
+    """That of a state, which blackjax and we call differently; found if it has none."""
+    for name in ("log_density", "logdensity"):
+        if hasattr(state, name):
+            return getattr(state, name)
+    return log_density_fn(u)
+
+
+def _groups(draws, thin, step_size) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """Groups of ArviZ: arrays [chains, draws, ...]."""
+    prefix = "posterior."
+    posterior = {
+        name.removeprefix(prefix): np.asarray(values)
+        for name, values in draws.observations.items()
+        if name.startswith(prefix)
+    }
+    lp = np.asarray(draws.observations["lp"])
+    stats = {"lp": lp}
+    for field, name in STATS.items():
+        if field in draws.infos:
+            stats[name] = np.asarray(draws.infos[field])
+    if thin > 1:
+        # A mean over several transitions is no energy.
+        stats.pop("energy", None)
+    if "n_steps" in stats:
+        stats["n_steps"] = np.rint(stats["n_steps"] * thin).astype(np.int64)
+    if step_size is not None:
+        stats["step_size"] = np.full(lp.shape, float(step_size), np.float32)
+    return {"posterior": posterior, "sample_stats": stats}
+
+
+def _warn(arviz, groups, thin) -> None:
+    """One line each for divergences, chains that differ and too few effective draws."""
+    stats = groups["sample_stats"]
+    num_chains, num_draws = stats["lp"].shape
+    if "diverging" in stats:
+        num = round(float(np.sum(stats["diverging"], dtype=np.float64)) * thin)
+        stats["diverging"] = stats["diverging"] > 0
+        if num:
+            warnings.warn(
+                f"{num} of {num_chains * num_draws * thin} transitions diverged, or left "
+                "the support: parts of the density may be missing; raise "
+                "target_acceptance towards 0.99, give a bijector, or reparameterise",
+                stacklevel=3,
+            )
+    if num_draws < 4:
+        return
+    worst = {"rhat": (0.0, ""), "ess": (math.inf, "")}
+    for name, values in groups["posterior"].items():
+        columns = values.reshape(num_chains, num_draws, -1)[..., :MAX_CHECKED]
+        for column in np.moveaxis(columns, 2, 0).astype(np.float64):
+            found = float(arviz.ess(column, method="bulk"))
+            worst["ess"] = min(worst["ess"], (np.nan_to_num(found), name))
+            if num_chains > 1:
+                found = float(arviz.rhat(column))
+                found = math.inf if math.isnan(found) else found
+                worst["rhat"] = max(worst["rhat"], (found, name))
+    (r_hat, name), (ess, least) = worst["rhat"], worst["ess"]
+    if r_hat > R_HAT:
+        warnings.warn(
+            f"R-hat of {name} is {r_hat:.3f}, above {R_HAT}: the chains have not mixed; "
+            "raise num_warmup and num_samples, or use another kernel",
+            stacklevel=3,
+        )
+    if ess < min(ENOUGH_DRAWS, DRAWS_PER_CHAIN * num_chains):
+        warnings.warn(
+            f"the bulk effective sample size of {least} is {ess:.0f}: raise num_samples "
+            "or thin",
+            stacklevel=3,
+        )

@@ -1,0 +1,298 @@
+"""How each kind of kernel is made and warmed up for a density of one's own.
+
+Adding a kernel that has a step size is one line in `METHODS`.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from megjax import distributed
+from megjax.learners.base import Learner
+from megjax.samplers import (
+    from_blackjax,
+    gradient_adaptive,
+    hmc,
+    mala,
+    preconditioner,
+    rwm,
+    window_adaptation,
+)
+from megjax.samplers.kernel import Kernel
+from megjax.types import Array, Key, LogDensityFn, PyTree
+
+STEPS_PER_CALL = 100
+"""Of the warm-up, in one compiled call."""
+
+JITTER = (0.3, 1.0)
+"""Of HMC's step sizes, in units of the one that is tuned."""
+
+
+class Method(NamedTuple):
+    """How one kind of kernel is made, static under jit.
+
+    kernel: (log-density, parameters) -> Kernel of flat positions [dim].
+    warm_up: Task -> (parameters, states [chains, ...]); None where there is nothing to
+        learn, and its steps are a burn-in.
+    position: (parameters, state) -> [dim], unbounded.
+    step_size: parameters -> [], or None.
+    form: "flat" where positions become vectors, "array" where they stay the array that
+        is their only leaf, "tree" where they stay as they are given.
+    """
+
+    kernel: Callable
+    warm_up: Callable | None = None
+    position: Callable = lambda parameters, state: state.position
+    step_size: Callable = lambda parameters: None
+    form: str = "flat"
+
+
+class Task(NamedTuple):
+    """A warm-up: key, log-density of flat positions, positions [chains, dim], ..."""
+
+    key: Key
+    log_density_fn: LogDensityFn
+    positions: Array
+    num_steps: int
+    target_acceptance: float | None
+    dense: bool
+    progress: bool
+
+
+def warmed(method: Method, task: Task, parameters: PyTree) -> tuple[PyTree, PyTree]:
+    """(parameters, states [chains, ...]) after what there is to learn."""
+    if method.warm_up:
+        return method.warm_up(task)
+    return parameters, _states(
+        *(method.kernel, task.log_density_fn, task.key, parameters, task.positions)
+    )
+
+
+def find(kernel: Any) -> tuple[Method, PyTree]:
+    """(how a kernel is made, parameters that it brings along)."""
+    if isinstance(kernel, str):
+        if kernel not in METHODS:
+            raise ValueError(
+                f"kernel={kernel!r}: choose one of {', '.join(METHODS)}, or give a "
+                "kernel builder, a Kernel, a blackjax algorithm or a Model."
+            )
+        return METHODS[kernel], ()
+    learner, state = _trained(kernel)
+    if learner is not None:
+        return _learned(learner), state
+    if callable(getattr(kernel, "init", None)) and callable(
+        getattr(kernel, "step", None)
+    ):
+        return _ready(kernel), ()
+    if callable(kernel):
+        return _built(kernel), ()
+    raise ValueError(
+        f"kernel is a {type(kernel).__name__}: give a name, a kernel builder, a Kernel, "
+        "a blackjax algorithm or a Model."
+    )
+
+
+def _trained(kernel):
+    """(learner, state) of a trained proposal, or (None, None)."""
+    if type(kernel) is tuple and len(kernel) == 2 and isinstance(kernel[0], Learner):
+        learner, state = kernel
+    else:
+        learner, state = (getattr(kernel, name, None) for name in ("learner", "state"))
+    if learner is None:
+        return None, None
+    if learner.kernel is None:
+        raise ValueError(
+            "kernel is a trained model without a proposal: give one that has, or a name."
+        )
+    # On the host: it may have been placed on other devices.
+    return learner, jax.device_get(state)
+
+
+@functools.lru_cache(maxsize=32)
+def _learned(learner) -> Method:
+    """A trained proposal; its weights are parameters, not constants of the program."""
+
+    def kernel(log_density_fn, state):
+        return from_blackjax.from_algorithm(learner.kernel(state, log_density_fn))
+
+    return Method(kernel, form="array")
+
+
+@functools.lru_cache(maxsize=32)
+def _ready(algorithm) -> Method:
+    """A Kernel or a blackjax algorithm that brings its density along."""
+    fixed = from_blackjax.from_algorithm(algorithm)
+
+    def kernel(log_density_fn, parameters):
+        del log_density_fn, parameters
+        return fixed
+
+    return Method(kernel, form="tree")
+
+
+@functools.lru_cache(maxsize=32)
+def _built(kernel_fn) -> Method:
+    """A builder: tuned where it takes a step size that is not given yet."""
+    plain, given = kernel_fn, {}
+    while isinstance(plain, functools.partial):
+        given = plain.keywords | given
+        plain = plain.func
+    if "step_size" in inspect.signature(plain).parameters and "step_size" not in given:
+        return _windowed(kernel_fn, TARGETS.get(plain, from_blackjax.TARGET_ACCEPTANCE))
+
+    def kernel(log_density_fn, parameters):
+        del parameters
+        return from_blackjax.from_algorithm(kernel_fn(log_density_fn))
+
+    return Method(kernel)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _states(kernel_fn, log_density_fn, key, parameters, positions):
+    init = kernel_fn(log_density_fn, parameters).init
+    num_chains = len(jax.tree.leaves(positions)[0])
+    positions = jax.tree.map(distributed.shard, positions)
+    return jax.vmap(init)(positions, jax.random.split(key, num_chains))
+
+
+def _windowed(kernel_fn, target_acceptance) -> Method:
+    """A kernel with a step size, and windows of warm-up."""
+
+    def kernel(log_density_fn, parameters):
+        return window_adaptation.kernel(log_density_fn, kernel_fn, parameters)
+
+    def position(parameters, state):
+        return preconditioner.scaled(parameters.factor, state.position)
+
+    return Method(
+        kernel,
+        functools.partial(_windows, kernel_fn, target_acceptance),
+        position=position,
+        step_size=lambda parameters: parameters.step_size,
+    )
+
+
+def _windows(kernel_fn, target_acceptance, task):
+    """The warm-up of `_windowed`."""
+    fixed = (task.log_density_fn, kernel_fn)
+    states, adapted = _windows_begun(*fixed, task.dense, task.positions)
+    windows = window_adaptation.schedule(task.num_steps)
+    target = np.float32(task.target_acceptance or target_acceptance)
+    for steps in _pieces(task):
+        states, adapted = _windows_advanced(
+            *fixed, task.key, states, adapted, steps, windows, target
+        )
+    return window_adaptation.parameters(adapted), states
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _windows_begun(log_density_fn, kernel_fn, dense, positions):
+    positions = distributed.shard(positions)
+    return window_adaptation.begin(log_density_fn, kernel_fn, positions, dense=dense)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _windows_advanced(log_density_fn, kernel_fn, key, states, adapted, *settings):
+    return window_adaptation.advance(
+        key, log_density_fn, kernel_fn, states, adapted, *settings
+    )
+
+
+def _pieces(task):
+    """(first step, last step + 1) of every compiled call, with a bar."""
+    bar = tqdm.tqdm(
+        total=task.num_steps,
+        desc="warm-up",
+        disable=not (task.progress and sys.stderr.isatty()),
+        dynamic_ncols=True,
+        delay=5,
+    )
+    with bar:
+        for first in range(0, task.num_steps, STEPS_PER_CALL):
+            last = min(first + STEPS_PER_CALL, task.num_steps)
+            yield np.int32(first), np.int32(last)
+            bar.update(last - first)
+
+
+def _gradient_adaptive(task):
+    """The warm-up of "gradient_adaptive": its preconditioner is all it learns."""
+    return _gradient_adapted(*task[:2], task.dense, task.num_steps, task.positions)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _gradient_adapted(key, log_density_fn, dense, num_steps, positions):
+    init = mala.mala(log_density_fn, step_size=1.0).init
+    num_chains, dim = positions.shape
+    states, adapted = gradient_adaptive.warm_up(
+        jax.random.split(key, num_chains),
+        log_density_fn,
+        jax.vmap(init)(distributed.shard(positions)),
+        gradient_adaptive.adaptation(dim, dense=dense),
+        num_steps,
+    )
+    return gradient_adaptive.factor(adapted.shape), states
+
+
+def _gradient_adaptive_kernel(log_density_fn, factor):
+    size = gradient_adaptive.STEP_SIZE
+    return mala.mala(log_density_fn, step_size=size, factor=factor)
+
+
+def _mclmc(task):
+    """blackjax's warm-up of "mclmc"."""
+    if task.num_steps < 100 or task.positions.shape[1] < 2:
+        raise ValueError(
+            f"num_warmup={task.num_steps}, {task.positions.shape[1]} dimensions: mclmc "
+            "is tuned in 100 steps or more, and has 2 dimensions or more."
+        )
+    states, found = _mclmc_tuned(*task[:2], task.num_steps, task.positions)
+    return found, states
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _mclmc_tuned(key, log_density_fn, num_steps, positions):
+    return from_blackjax.mclmc_warm_up(
+        key, log_density_fn, distributed.shard(positions), num_steps
+    )
+
+
+def _jittered_hmc(log_density_fn, *, step_size):
+    """HMC whose step sizes vary: paths of one length can return to their start."""
+    low, high = JITTER
+
+    def step(key, state):
+        key_size, key_step = jax.random.split(key)
+        size = step_size * jax.random.uniform(key_size, minval=low, maxval=high)
+        return hmc.hmc(log_density_fn, step_size=size).step(key_step, state)
+
+    return Kernel(hmc.hmc(log_density_fn, step_size=1.0).init, step)
+
+
+TARGETS = {
+    from_blackjax.nuts: from_blackjax.TARGET_ACCEPTANCE,
+    hmc.hmc: from_blackjax.TARGET_ACCEPTANCE,
+    mala.mala: mala.TARGET_ACCEPTANCE,
+    rwm.rwm: rwm.TARGET_ACCEPTANCE,
+}
+"""Kernel builder -> acceptance to tune for."""
+
+METHODS = {
+    "nuts": _windowed(from_blackjax.nuts, from_blackjax.TARGET_ACCEPTANCE),
+    "mclmc": Method(
+        from_blackjax.mclmc, _mclmc, step_size=lambda found: found.step_size
+    ),
+    "hmc": _windowed(_jittered_hmc, from_blackjax.TARGET_ACCEPTANCE),
+    "mala": _windowed(mala.mala, mala.TARGET_ACCEPTANCE),
+    "rwm": _windowed(rwm.rwm, rwm.TARGET_ACCEPTANCE),
+    "gradient_adaptive": Method(
+        _gradient_adaptive_kernel,
+        _gradient_adaptive,
+        step_size=lambda _: gradient_adaptive.STEP_SIZE,
+    ),
+}
