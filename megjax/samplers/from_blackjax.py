@@ -75,8 +75,8 @@ def nuts(
 
     >>> fixed = nuts(lambda x: -jnp.sum(x**2) / 2, step_size=0.5)
     >>> state, info = fixed.step(jax.random.key(0), fixed.init(jnp.zeros(2)))
-    >>> int(info.num_integration_steps)
-    3
+    >>> bool(info.acceptance_rate > 0.5)
+    True
     """
     module = _blackjax("nuts")
     transition = module.build_kernel()
