@@ -8,6 +8,7 @@ included.
 
 import functools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,8 @@ from megjax.densities import logistic, targets
 from megjax.densities.targets import Target
 from megjax.metrics import mcmc
 from megjax.networks import proposal as networks
-from megjax.samplers import adaptation, gradient_adaptive, hmc, kernel, mala
+from megjax.samplers import gradient_adaptive, hmc, kernel, mala
+from megjax.sampling import draw
 from megjax.training import loop, metric_writer
 from megjax.types import Array, Key, PyTree
 
@@ -214,7 +216,7 @@ def no_u_turn(key: Key, target: Target, settings: Settings) -> Ready:
     fixed = kernel.Kernel(init, step)
     states = jax.vmap(init)(starts)
     if target.sample is None:
-        states, _ = _walked(keys[2], fixed, states, settings.warm_up)
+        states = _burnt(keys[2], fixed, states, settings.warm_up)
     return Ready(fixed, states, None, time.perf_counter() - start)
 
 
@@ -249,7 +251,7 @@ def learned(
         starts = jax.random.choice(keys[0], restored.state.positions, chosen)
     states = jax.vmap(sampler.init)(starts)
     if target.sample is None:
-        states, _ = _walked(keys[1], sampler, states, settings.warm_up)
+        states = _burnt(keys[1], sampler, states, settings.warm_up)
     rates = [row.get("iterations_per_second") for row in metric_writer.read(workdir)]
     # Without its compilation, the burn-in of a buffer, and what evaluations take.
     seconds = restored.step / np.median([rate for rate in rates if rate])
@@ -370,16 +372,16 @@ def measured(
     shares of x0 more than two known standard deviations from its mean (0.0228 each for
     a normal), where a funnel's mouth and neck are.
     """
-    record, seconds = _timed(key, ready, settings.num_draws)
-    (x, gradients), infos = record.observations, record.infos
+    found, seconds = _timed(key, ready, settings.num_draws)
+    x, infos = found.observations["x"], found.infos
+    gradients = found.observations.get("num_gradients")
     per_draw = ready.gradients_per_draw or float(np.mean(gradients))
-    x = np.asarray(x)
     moments = target.moments._asdict() if target.moments else {}
     found = mcmc.report(x, gradients_per_draw=per_draw, seconds=seconds, **moments)
     found["ess_above_per_gradient"] = found["ess_above"] / per_draw
     found |= {
-        "acceptance": float(np.mean(infos.acceptance_rate)),
-        "divergent": float(np.mean(infos.is_divergent)),
+        "acceptance": float(np.mean(infos["acceptance_rate"])),
+        "divergent": float(np.mean(infos["is_divergent"])),
         "gradients_per_draw": per_draw,
         "seconds": seconds,
         "warm_up_seconds": ready.warm_up_seconds,
@@ -399,21 +401,16 @@ def _tuned(key, target, settings, kernel_fn, acceptance, gradients_per_draw) -> 
     """kernel_fn: step_size -> Kernel; all chains share the step size."""
     start = time.perf_counter()
     keys = jax.random.split(key, 3)
-
-    @jax.jit
-    def tuned(keys, starts):
-        return adaptation.warm_up(
-            keys,
-            lambda step_size: kernel_fn(step_size=step_size),
-            jax.vmap(kernel_fn(step_size=1.0).init)(starts),
-            adaptation.tuner(0.01),
-            settings.warm_up,
-            target_acceptance=acceptance,
-        )
-
+    chain = draw.of_kernel(lambda params: kernel_fn(**params), _observed)
     starts = targets.starts(target, keys[0], settings.num_chains)
-    states, tuner = tuned(jax.random.split(keys[1], settings.num_chains), starts)
-    fixed = kernel_fn(step_size=adaptation.step_size(tuner))
+    states, step_size = draw.tuned(
+        *(keys[1], chain, {"step_size": 1.0}),
+        draw.start(chain, {"step_size": 1.0}, starts),
+        num_steps=settings.warm_up,
+        target_acceptance=acceptance,
+        step_size=0.01,
+    )
+    fixed = kernel_fn(step_size=step_size)
     states = _fresh(keys[2], target, fixed, states)
     return Ready(fixed, states, gradients_per_draw, time.perf_counter() - start)
 
@@ -444,27 +441,32 @@ def _fresh(key, target, fixed, states) -> PyTree:
     return jax.vmap(fixed.init)(target.sample(key, len(states.position)))
 
 
-def _timed(key, ready, num_draws) -> tuple[kernel.Trajectory, float]:
-    """The record of all chains, and the seconds of the compiled run alone."""
-    run = functools.partial(_run, ready.kernel, num_draws)
-    keys = jax.random.split(key, len(ready.states.position))
-    compiled = jax.jit(run).lower(keys, ready.states).compile()
+def _timed(key, ready, num_draws) -> tuple[draw.Draws, float]:
+    """The draws of all chains, and their seconds without compilation."""
+    chain = _chain(ready.kernel)
+    per_call = math.gcd(num_draws, draw.STEPS_PER_CALL)
+    run = functools.partial(
+        *(draw.chains, key, chain, None, ready.states), steps_per_call=per_call
+    )
+    run(num_steps=per_call)  # Compiles.
     start = time.perf_counter()
-    _, record = jax.block_until_ready(compiled(keys, ready.states))
-    return record, time.perf_counter() - start
+    return run(num_steps=num_draws), time.perf_counter() - start
 
 
-def _walked(key, fixed, states, num_steps) -> tuple[PyTree, kernel.Trajectory]:
-    keys = jax.random.split(key, len(states.position))
-    return jax.jit(functools.partial(_run, fixed, num_steps))(keys, states)
+def _burnt(key, fixed, states, num_steps) -> PyTree:
+    """States after steps of which nothing is recorded."""
+    chain = _chain(fixed)
+    return draw.chains(key, chain, None, states, num_steps=0, burn_in=num_steps).states
 
 
-def _run(fixed, num_steps, keys, states):
-    """All chains for num_steps, with positions and varying numbers of gradients."""
+def _chain(fixed) -> draw.Chain:
+    return draw.of_kernel(lambda params: fixed, _observed)
 
-    def observed(state):
-        return state.position, getattr(state, "num_gradients", ())
 
-    return jax.vmap(
-        lambda key, state: kernel.chain(key, fixed, state, num_steps, observe=observed)
-    )(keys, states)
+def _observed(params, state) -> dict[str, Array]:
+    """The position, and varying numbers of gradients."""
+    del params
+    found = {"x": state.position}
+    if hasattr(state, "num_gradients"):
+        found["num_gradients"] = state.num_gradients
+    return found

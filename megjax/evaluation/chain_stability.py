@@ -6,7 +6,6 @@ calls an energy convergent whose long chains still look like data.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,8 @@ from megjax.data.dataset import Dataset
 from megjax.evaluation import sampler_comparison
 from megjax.learners.base import Learner
 from megjax.metrics import energy_distance
-from megjax.samplers import kernel
+from megjax.sampling import draw
+from megjax.sampling import model as sampling
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
 NUM_RECORDS = 20
@@ -130,7 +130,7 @@ def long_run(
         }
         tracks = {}
         for name, start in starts.items():
-            track = walked(model.learner, state, keys[3], start, num_transitions)
+            track = tracked(model.learner, state, keys[3], start, num_transitions)
             tracks[name] = track
             metrics |= {f"{k}_{name}": v for k, v in summary(track, against).items()}
         return Report(metrics, _pictures(tracks, against, floor))
@@ -150,51 +150,29 @@ class Track(NamedTuple):
     acceptance: float
 
 
-def walked(
+def tracked(
     learner: Learner, state: PyTree, key: Key, start: Array, num_transitions: int
 ) -> Track:
-    """Chains of the frozen sampler from a start [num, ...]."""
+    """Chains of the frozen sampler from a start [num, ...], on the learner's energy."""
     thin = max(num_transitions // NUM_RECORDS, 1)
-    times = np.arange(0, num_transitions + 1, thin)
-    states = jax.jit(jax.vmap(_frozen(learner, state).init))(jnp.asarray(start))
-    records, rates = [(states.position, states.aux)], []
-    for begin in times[:-1]:
-        states, rate = _advanced(learner, thin, key, state, states, begin)
-        records.append((states.position, states.aux))
-        rates.append(rate)
-    x, energy = (np.stack(jax.device_get(v)) for v in zip(*records))
-    return Track(times, x, energy, float(np.mean(rates)))
-
-
-def _frozen(learner, state) -> kernel.Kernel:
-    """The sampler of a learner on its own energy, which states carry along."""
-
-    def log_density_fn(x):
-        energy = learner.energy(state, x[None])[0]
-        return -energy, energy
-
-    return learner.kernel(state, log_density_fn, has_aux=True)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _advanced(learner, thin, key, state, chains, begin):
-    """Chains after `thin` more transitions, and their mean acceptance."""
-    frozen = _frozen(learner, state)
-
-    def one(key, chain):
-        chain, found = kernel.chain(
-            key,
-            frozen,
-            chain,
-            thin,
-            start=begin,
-            thin=thin,
-            observe=lambda state: None,
-        )
-        return chain, found.infos.acceptance_rate
-
-    chains, rates = jax.vmap(one)(jax.random.split(key, len(chains.aux)), chains)
-    return chains, jnp.mean(rates)
+    frozen = sampling.Trained(learner.kernel, state)
+    target, _ = sampling.targeted(learner, "data", "none", frozen, True)
+    chain = sampling.chain(target)
+    params = {"learner": state, "kernel": state}
+    params |= {"inverse_temperature": 1.0, "step_size": np.nan}
+    states = draw.start(chain, params, jnp.asarray(start))
+    first = draw.observed(chain, params, states)
+    num_steps = num_transitions // thin * thin
+    found = draw.chains(key, chain, params, states, num_steps=num_steps, thin=thin)
+    x, energy = (
+        np.moveaxis(found.observations[name], 1, 0) for name in ("draws", "energy")
+    )
+    return Track(
+        np.arange(0, num_transitions + 1, thin),
+        np.concatenate([first["draws"][None], x]),
+        np.concatenate([first["energy"][None], energy]),
+        float(np.mean(found.infos["acceptance_rate"])),
+    )
 
 
 def summary(track: Track, against: np.ndarray) -> dict[str, float]:

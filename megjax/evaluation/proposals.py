@@ -4,6 +4,7 @@ Li, Chen and Sommer 2021, "A Neural Network MCMC Sampler That Maximizes Proposal
 Entropy", table 1 and figure 1; every definition of its table is reported.
 """
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,12 +20,12 @@ from megjax.evaluation import pictures
 from megjax.learners import proposal
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density, mcmc
-from megjax.samplers import kernel
+from megjax.sampling import draw
 from megjax.types import Evaluation, LogDensityFn, Report
 
 
 class Trial(NamedTuple):
-    """A target, and how to walk on it.
+    """A target, and how to sample it.
 
     start_fn: (key, learner state, num) -> positions [num, dim]. num_gradients: of a
     transition, those of the reverse move included. burn_in: transitions that are thrown
@@ -49,11 +50,8 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
     """
 
     def evaluate(key, state):
-        walk = jax.jit(partial(_walked, learner, trial))
-        walk = walk.lower(key, state).compile()
-        start = time.perf_counter()
-        x, infos = jax.device_get(walk(key, state))
-        seconds = time.perf_counter() - start
+        draws, seconds = _chains(learner, trial, key, state)
+        x = draws.observations["x"]
         found = mcmc.report(
             x,
             gradients_per_draw=trial.num_gradients or np.nan,
@@ -64,7 +62,7 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
         above = found["ess_above"]
         found["ess_above_per_gradient"] = above / (trial.num_gradients or np.nan)
         found["ess_above_per_5000"] = 5000 * above
-        found |= mcmc.acceptance(*infos)
+        found |= mcmc.acceptance(**draws.infos)
         return Report(found, pictures.chains(x))
 
     return evaluate
@@ -84,8 +82,8 @@ def first_marginal(learner: Learner, trial: Trial, *, std: float) -> Evaluation:
     fresh = trial._replace(start_fn=starts, burn_in=trial.burn_in + trial.num_steps - 1)
 
     def evaluate(key, state):
-        walk = jax.jit(partial(_walked, learner, fresh._replace(num_steps=1)))
-        first = np.float64(walk(key, state)[0][:, -1, 0]) / std
+        draws, _ = _chains(learner, fresh._replace(num_steps=1), key, state)
+        first = np.float64(draws.observations["x"][:, -1, 0]) / std
         test = stats.kstest(first, "norm")
         return Report(
             {
@@ -142,18 +140,30 @@ def planar(spec: proposal.Spec, points: np.ndarray, *, num: int = 600) -> Evalua
     return evaluate
 
 
-def _walked(learner, trial, key, state):
-    """Positions [chains, num_steps, dim] after the burn-in, and infos likewise."""
+def _chains(learner, trial, key, state) -> tuple[draw.Draws, float]:
+    """Draws after the burn-in, and their seconds without compilation."""
     start_key, burn_key, chain_key = jax.random.split(key, 3)
-    fixed = learner.kernel(state, trial.log_density_fn)
-
-    def one(start, burn_key, chain_key):
-        walker, _ = kernel.chain(burn_key, fixed, fixed.init(start), trial.burn_in)
-        _, record = kernel.chain(
-            chain_key, fixed, walker, trial.num_steps, observe=lambda s: s.position
-        )
-        return record.observations, record.infos
-
-    keys = [jax.random.split(k, trial.num_chains) for k in (burn_key, chain_key)]
+    kernel_fn = draw.bound(_kernel, learner.kernel, trial.log_density_fn)
+    chain = draw.of_kernel(kernel_fn, _position)
     starts = trial.start_fn(start_key, state, trial.num_chains)
-    return jax.vmap(one)(starts, *keys)
+    states = draw.start(chain, state, starts)
+    burnt = draw.chains(
+        *(burn_key, chain, state, states), num_steps=0, burn_in=trial.burn_in
+    )
+    per_call = math.gcd(trial.num_steps, draw.STEPS_PER_CALL)
+    chains = partial(
+        *(draw.chains, chain_key, chain, state, burnt.states), steps_per_call=per_call
+    )
+    chains(num_steps=per_call)  # Compiles.
+    begin = time.perf_counter()
+    found = chains(num_steps=trial.num_steps)
+    return found, time.perf_counter() - begin
+
+
+def _kernel(kernel_fn, log_density_fn, state):
+    return kernel_fn(state, log_density_fn)
+
+
+def _position(state, chain_state):
+    del state
+    return {"x": chain_state.position}

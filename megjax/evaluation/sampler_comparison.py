@@ -1,21 +1,19 @@
 """Markov chain kernels against each other on one density, at equal cost in gradients.
 
 The density is one of latents under exp(-beta E(G(z))), Kumar et al. 2019 (MEG) section
-3.2; a proposal trained on it (Li, Chen and Sommer 2021) walks beside MALA and HMC.
+3.2; a proposal trained on it (Li, Chen and Sommer 2021) is drawn from beside MALA and HMC.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from megjax import plotting
 from megjax.metrics import frechet, mcmc
-from megjax.samplers import adaptation, kernel
+from megjax.sampling import draw
 from megjax.types import Evaluation, Report
 
 SHOWN = 64
@@ -35,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What all walk on, and for how long.
+    """What all sample, and for how long.
 
     log_density_fn: z [k] -> (log-density, energy). start_fn: (key, num) -> z [num, k].
     generate_fn: z [num, k] -> x [num, ...]. x: examples that samples are compared to.
@@ -54,10 +52,10 @@ class Setup(NamedTuple):
 
 
 class Track(NamedTuple):
-    """One contestant's walk: z [chains, records, k] and energy [chains, records].
+    """One entry's draws: z [chains, records, k] and energy [chains, records].
 
     acceptance: mean of all transitions. step_size: NaN where there was none.
-    seconds: of the walk after its compilation.
+    seconds: of the draws without compilation.
     """
 
     z: np.ndarray
@@ -67,10 +65,10 @@ class Track(NamedTuple):
     seconds: float
 
 
-def equal_gradients(setup: Setup, contestants: Mapping[str, Entry]) -> Evaluation:
-    """An evaluation that lets all contestants spend the same number of gradients.
+def equal_gradients(setup: Setup, entries: Mapping[str, Entry]) -> Evaluation:
+    """An evaluation that lets all entries spend the same number of gradients.
 
-    Per contestant: effective sample size of the energy and the least of the latents'
+    Per entry: effective sample size of the energy and the least of the latents'
     per 1000 gradients, R-hat of the energy, mean squared jump per record of latents and
     of data (per coordinate), mean energy, rms of the latents, and the squared Frechet
     distance of pixels to the examples at the end, all on the last half of the records;
@@ -78,21 +76,21 @@ def equal_gradients(setup: Setup, contestants: Mapping[str, Entry]) -> Evaluatio
     distance of the generator's own samples. Raises ValueError where the price of a
     transition does not divide `gradients_per_record`.
     """
-    for name, contestant in contestants.items():
-        if setup.gradients_per_record % contestant.num_gradients:
+    for name, entry in entries.items():
+        if setup.gradients_per_record % entry.num_gradients:
             raise ValueError(
                 f"gradients_per_record={setup.gradients_per_record}: {name} needs a "
-                f"multiple of {contestant.num_gradients}."
+                f"multiple of {entry.num_gradients}."
             )
 
     def evaluate(key, state):
-        start_key, walk_key = jax.random.split(key)
+        start_key, draw_key = jax.random.split(key)
         starts = setup.start_fn(start_key, setup.num_chains)
         generated = np.asarray(jax.jit(setup.generate_fn)(starts))
         metrics = {"generator_frechet": pixel_distance(generated, setup.x)}
         shown, energies = {"generator": generated}, {}
-        for name, contestant in contestants.items():
-            track = _track(setup, contestant, walk_key, state, starts)
+        for name, entry in entries.items():
+            track = _track(setup, entry, draw_key, state, starts)
             ends = np.asarray(jax.jit(setup.generate_fn)(track.z[:, -1]))
             found = _measured(setup, track, ends)
             metrics |= {f"{name}_{k}": v for k, v in found.items()}
@@ -102,59 +100,44 @@ def equal_gradients(setup: Setup, contestants: Mapping[str, Entry]) -> Evaluatio
     return evaluate
 
 
-def _track(setup, contestant, key, state, starts) -> Track:
-    """Tunes where there is something to tune, then walks; on CPU no step is in a loop,
-    where convolutions are slow."""
-    make = partial(contestant.kernel_fn, state, setup.log_density_fn)
-    tune_keys, keys = jax.random.split(key, (2, setup.num_chains))
-    states = jax.jit(jax.vmap(make(1.0).init))(starts)
-    step_size = np.nan
-    if contestant.target_acceptance is not None:
-        states, step_size = _tuned(setup, contestant, make, tune_keys, states)
-    steps = setup.gradients_per_record // contestant.num_gradients
-
-    @jax.jit
-    def record(states, index, step_size):
-        walk = partial(
-            kernel.chain,
-            kernel=make(step_size),
-            num_steps=steps,
-            start=index * steps,
-            unroll=True,
-            thin=steps,
+def _track(setup, entry, key, state, starts) -> Track:
+    """Tunes where there is something to tune, then draws."""
+    kernel_fn = draw.bound(_kernel, entry.kernel_fn, setup.log_density_fn)
+    chain = draw.of_kernel(kernel_fn, _observed)
+    params = {"state": state, "step_size": np.nan}
+    steps = setup.gradients_per_record // entry.num_gradients
+    # On a CPU no step is in a loop, where convolutions are slow.
+    per_call = 1 if jax.default_backend() == "cpu" else steps
+    tune_key, compile_key, draw_key = jax.random.split(key, 3)
+    states = draw.start(chain, params, starts)
+    if entry.target_acceptance is not None:
+        states, params["step_size"] = draw.tuned(
+            *(tune_key, chain, params, states),
+            num_steps=setup.warm_up,
+            target_acceptance=entry.target_acceptance,
+            steps_per_call=1,
         )
-        states, found = jax.vmap(lambda k, s: walk(k, state=s))(keys, states)
-        return states, (states.position, states.aux, jnp.mean(found.infos[0]))
-
-    record = record.lower(states, 0, step_size).compile()
-    found, begin = [], time.perf_counter()
-    for index in range(setup.num_records):
-        states, one = record(states, index, step_size)
-        found.append(one)
-    z, energy, acceptance = jax.device_get(list(zip(*found)))
+    settings = {"thin": steps, "steps_per_call": per_call}
+    args = chain, params, states
+    draw.chains(compile_key, *args, num_steps=steps, **settings)
+    begin = time.perf_counter()
+    num_steps = steps * setup.num_records
+    found = draw.chains(draw_key, *args, num_steps=num_steps, **settings)
     return Track(
-        np.stack(z, axis=1),
-        np.stack(energy, axis=1),
-        float(np.mean(acceptance)),
-        float(step_size),
-        time.perf_counter() - begin,
+        **found.observations,
+        acceptance=float(np.mean(found.infos["acceptance_rate"])),
+        step_size=params["step_size"],
+        seconds=time.perf_counter() - begin,
     )
 
 
-def _tuned(setup, contestant, make, keys, states) -> tuple:
-    """States after the warm-up, and the step size that it found."""
+def _kernel(kernel_fn, log_density_fn, params):
+    return kernel_fn(params["state"], log_density_fn, params["step_size"])
 
-    @jax.jit
-    def one(states, tuner):
-        target = contestant.target_acceptance
-        return adaptation.warm_up(
-            keys, make, states, tuner, 1, target_acceptance=target, unroll=True
-        )
 
-    tuner = adaptation.tuner(0.1)
-    for _ in range(setup.warm_up):
-        states, tuner = one(states, tuner)
-    return states, adaptation.step_size(tuner)
+def _observed(params, state):
+    del params
+    return {"z": state.position, "energy": state.aux}
 
 
 def _measured(setup, track, ends) -> dict[str, float]:

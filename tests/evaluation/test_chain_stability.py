@@ -116,7 +116,7 @@ def test_long_chains_by_hand():
 def test_a_walk_in_records_is_the_walk():
     made = model(numbers(300, 1)).learner
     start = jnp.zeros((3, *SHAPE))
-    track = chain_stability.walked(made, 0.0, jax.random.key(0), start, 45)
+    track = chain_stability.tracked(made, 0.0, jax.random.key(0), start, 45)
     # Windows of 45 // 20; the rest is left out.
     np.testing.assert_array_equal(track.times, np.arange(0, 46, 2))
     np.testing.assert_allclose(track.x[:, 1, 0, 0, 0], 0.01 * track.times, rtol=1e-4)

@@ -88,7 +88,8 @@ def test_no_noise_of_the_tuning_comes_again():
     starts = small.start_fn(jax.random.key(1), small.num_chains)
     sampler_comparison._track(small, contestant, jax.random.key(0), None, starts)
     jax.effects_barrier()
-    assert len(used) == 2 * (3 + 4 * small.gradients_per_record)
+    # Of five records one compiles.
+    assert len(used) == 2 * (3 + 5 * small.gradients_per_record)
     assert len({tuple(map(int, key)) for key in used}) == len(used)
 
 
