@@ -152,7 +152,7 @@ def test_other_learners_fit_vectors(plane, learner):
         (lambda x, m: m.sample(jax.random.key(0), 2, kernel="learned"), "no proposal"),
         (
             lambda x, m: megjax.train("digit"),
-            "no config 'digit': give a file, or one of",
+            "no config file .digit.: give a path, or one of",
         ),
         (lambda x, m: megjax.train("digits", overrides=["wdth=1"]), "FIELD=VALUE"),
     ],
