@@ -51,11 +51,11 @@ def run(
         def together():
             return _processes(preemptible)
 
-    def told(argv: list[str]):
+    def reported(argv: list[str]):
         with together():
-            sys.exit(_told(lambda: _run(main, argv, tuple(choices))))
+            sys.exit(_one_line(lambda: _run(main, argv, tuple(choices))))
 
-    absl_app.run(told, flags_parser=_parse)
+    absl_app.run(reported, flags_parser=_parse)
 
 
 def _define_flags() -> None:
@@ -88,7 +88,7 @@ def _processes(preemptible: bool) -> Iterator[None]:
     from megjax import distributed
 
     timeouts = {k: values[k] for k in ("heartbeat_timeout", "start_timeout")}
-    _told(lambda: distributed.start(*given, **timeouts, preemptible=preemptible))
+    _one_line(lambda: distributed.start(*given, **timeouts, preemptible=preemptible))
     if not distributed.is_main():
         logging.getLogger("megjax").setLevel(logging.WARNING)
     try:
@@ -106,7 +106,7 @@ def _processes(preemptible: bool) -> Iterator[None]:
 
 def _parse(argv: list[str]) -> list[str]:
     # A config file is a program of its own, which may raise anything.
-    return _told(lambda: flags.FLAGS(argv), (Exception,))
+    return _one_line(lambda: flags.FLAGS(argv), (Exception,))
 
 
 def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | None:
@@ -118,15 +118,15 @@ def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | Non
     return main(*taken)
 
 
-def _told(call: Callable, mistakes: tuple = MISTAKES):
+def _one_line(call: Callable, mistakes: tuple = MISTAKES):
     """call(), with mistakes and a lack of memory printed in one line."""
     try:
         return call()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except (*mistakes, MemoryError, RuntimeError) as error:
-        told = isinstance(error, mistakes) or errors.is_memory(error)
-        if os.environ.get("MEGJAX_TRACEBACK") or not told:
+        expected = isinstance(error, mistakes) or errors.is_memory(error)
+        if os.environ.get("MEGJAX_TRACEBACK") or not expected:
             raise
         print(f"error: {errors.message(error)}", file=sys.stderr)
         sys.exit(1)

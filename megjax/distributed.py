@@ -232,7 +232,7 @@ def is_main() -> bool:
 
 
 def fail(reason: str) -> None:
-    """Ends all processes with status 1, the others after they have told the reason.
+    """Ends all processes with status 1, the others after they have printed the reason.
 
     Returns where there is one process only.
     """

@@ -52,7 +52,7 @@ def message(error: BaseException) -> str:
     if in_config and not isinstance(error, (*MISTAKES, SyntaxError)):
         if "get_config() " in words:
             return "the config's get_config takes no such argument, or needs none"
-        return f"the config file fails ({failure(error)}): mend it"
+        return f"the config file fails ({failure(error)}): correct it"
     return _override_message(error, words)
 
 

@@ -87,7 +87,7 @@ def image_grid(
 
 @_figure_fn
 def timeline(x: np.ndarray, steps: Sequence[int], *, title: str = "") -> np.ndarray:
-    """Walks of images [chains, T, H, W, C], one row per chain, steps [T] below."""
+    """Chains of images [chains, T, H, W, C], one row per chain, steps [T] below."""
     x = np.asarray(x)
     chains, times = x.shape[:2]
     picture = image_grid(x.reshape(-1, *x.shape[2:]), columns=times)
@@ -130,7 +130,7 @@ def scatter(
     rejected: np.ndarray | None = None,
     title: str = "",
 ) -> np.ndarray:
-    """Points [N, 2] of the plane, over a density and with walks where given.
+    """Points [N, 2] of the plane, over a density and with chains where given.
 
     extent: (left, right, bottom, top) of the window. density: [size, size] on it, the
     first coordinate first. paths: [chains, T, 2], drawn as lines that start at a dot.

@@ -44,7 +44,7 @@ def kdd99(
 
 
 def split(rows: Labelled) -> tuple[np.ndarray, Labelled]:
-    """(train x, test set): the reference's halves of the rows.
+    """(train x, test set): split in two as the reference does.
 
     A random half with seed 42 trains, less its anomalies. The reference then draws as
     many test anomalies as make 20 %, more than exist, so all of them are in the test.

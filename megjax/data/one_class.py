@@ -34,7 +34,7 @@ def one_class(
 
     pixels uint8 [N, H, W, C], labels int32 [N]. A random `train_fraction` of the
     normals trains, the rest and every held-out example test. The reference code
-    permutes anew for the test set, so that most of its test normals were trained on;
+    permutes again for the test set, so that most of its test normals were trained on;
     here one permutation makes both.
     """
     anomalous = np.flatnonzero(labels == held_out)

@@ -268,7 +268,7 @@ def stack(
     A layer inside has neighbours on both sides, and the half of its input that a
     machine does not see is replaced by a second copy of the half it does: the first
     doubles W upwards, the last doubles W downwards. The machines between double both
-    ways, which makes them plain ones with weights 2 W; `compose` halves these.
+    ways, which makes them plain ones with weights 2 W; `compose` divides these by 2.
     Each trains on the `posterior` of the one below: E[h | v], or draws from it.
     """
     kinds = layer_kinds(len(sizes) - 1, visible=visible, hidden=hidden)

@@ -146,7 +146,7 @@ def trained(
     """The state [on the host] after iterations `steps` on rows [N, F].
 
     Tables of up to 256, 512, ... rows share a program: rows and noise are arguments,
-    lest each fit compiles anew. None where training diverged.
+    lest each fit compiles again. None where training diverged.
     """
     streams, shape = loop.keys(seed), (learner.num_batches, batch_size)
     room = max(256, 1 << (len(rows) - 1).bit_length())

@@ -91,7 +91,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         self.random_state = random_state
 
     def fit(self, X, y=None) -> Self:
-        """Trains anew on X [N, F], `n_iter` passes; y is ignored.
+        """Trains from scratch on X [N, F], `n_iter` passes; y is ignored.
 
         Raises ValueError at unusable parameters or data, FloatingPointError where
         training diverges.

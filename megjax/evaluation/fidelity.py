@@ -154,12 +154,12 @@ def fidelity(
         )
 
     def evaluate(key, state):
-        # Missing weights are told before the samples are drawn.
+        # Missing weights are reported before the samples are drawn.
         ready, expected = space(), against()
-        pixels, told = _drawn(sampler, key, state, num_samples, rounding)
+        pixels, reported = _drawn(sampler, key, state, num_samples, rounding)
         found = summary(pixels, ready, batch_size=batch_size)
         picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
-        return Report(compared(found, expected, ready) | told, {"samples": picture})
+        return Report(compared(found, expected, ready) | reported, {"samples": picture})
 
     return evaluate
 
@@ -198,16 +198,16 @@ def _drawn(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Pixels uint8 [num, H, W, C], and the sampler's metrics averaged over samples."""
     sizes = [min(GROUP, num - first) for first in range(0, num, GROUP)]
-    pixels, told = [], []
+    pixels, reported = [], []
     for i, size in enumerate(sizes):
         draws = sampler(jax.random.fold_in(key, i), state, size)
         pixels.append(quantised(draws.x, rounding))
-        told.append(draws.metrics)
+        reported.append(draws.metrics)
         if i % 10 == 9:
             LOG.info("drew %d of %d samples", sum(sizes[: i + 1]), num)
     means = {
-        name: float(np.average([metrics[name] for metrics in told], weights=sizes))
-        for name in told[0]
+        name: float(np.average([metrics[name] for metrics in reported], weights=sizes))
+        for name in reported[0]
     }
     return np.concatenate(pixels), means
 

@@ -44,7 +44,7 @@ def inpainted(
 
     def clamped(key: Key, units: Units) -> Units:
         filled = jnp.where(known, v, units[0])
-        # One hidden layer was drawn for the v before clamping, so it is drawn anew; a
+        # One hidden layer was drawn for the v before clamping, so it is drawn again; a
         # deep machine's sweep begins with its odd layers.
         if family.energy:
             return family.start(key, params, filled)
@@ -75,7 +75,7 @@ def envelope(key: Key, family: Family, params: PyTree, v: Array, num: int) -> Un
     return family.sweep(key_sweep, cut, family.start(key_start, cut, blank), 1.0)
 
 
-def restoration(
+def reconstructions(
     model: Model, x: np.ndarray, *, flip_share: float = 0.15, num_sweeps: int = 100
 ) -> Evaluation:
     """An evaluation of images x [N, H, W, C] restored by a machine.

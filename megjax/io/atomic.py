@@ -35,7 +35,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        LOG.warning("%s is damaged: what it held is made anew", path)
+        LOG.warning("%s is damaged: what it held is made again", path)
         return None
 
 

@@ -44,7 +44,7 @@ def roll_rows(key: Key, z: Array) -> Array:
 
 
 def fresh(key: Key, z: Array) -> Array:
-    """Latents drawn anew from the prior: [B, k]."""
+    """Latents drawn afresh from the prior: [B, k]."""
     return jax.random.normal(key, z.shape, z.dtype)
 
 
@@ -249,8 +249,8 @@ def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:
     )
     kernel = mala.mala(log_density, step_size=spec.refinement.step_size, has_aux=True)
 
-    def walk(key, z):
+    def move(key, z):
         moved, _ = chain(key, kernel, kernel.init(z), spec.refinement.num_steps)
         return moved.position
 
-    return jax.vmap(walk)(jax.random.split(key, len(z)), z)
+    return jax.vmap(move)(jax.random.split(key, len(z)), z)

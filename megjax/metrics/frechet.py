@@ -212,7 +212,7 @@ def cached(path: pathlib.Path, mark: str, made: Callable[[], Summary]) -> Summar
 
 
 def _read(path: pathlib.Path, mark: str) -> Summary:
-    remedy = "remove the file, and it is made anew"
+    remedy = "remove the file, and it is made again"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

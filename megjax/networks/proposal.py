@@ -83,7 +83,7 @@ class Proposal(linen.Module):
     ) -> tuple[Array, Array, Array]:
         """S, Q and T of step n, [*shape] each, from three of that shape.
 
-        Both halves of a step share them.
+        Both parts of a step share them.
         """
         inputs = (x, kept) if self.gradient == "none" else (x, kept, gradient)
         out = self.coefficient_net(n, self._seen(*inputs))
@@ -109,13 +109,13 @@ class Proposal(linen.Module):
 class Vectors(Proposal):
     """Perceptrons, and for every step a half of the dimensions (floor of d / 2).
 
-    coupling_masks: "random" as in the paper; "bisecting" halves, at random, what earlier steps
+    coupling_masks: "random" as in the paper; "bisecting" splits, at random, what earlier steps
         have kept together, until after ceil(log2 d) steps any two dimensions have been
-        apart in one of them, and then begins anew. Where the width of a dimension
+        apart in one of them, and then begins again. Where the width of a dimension
         follows another's value, as in a funnel, only a step that parts the two can
-        carry it along; random halves part them in half of the steps.
+        carry it along; random masks part them in every other step.
 
-    Raises ValueError in one dimension, which has no halves.
+    Raises ValueError in one dimension, which cannot be split.
     """
 
     coupling_masks: str = "random"
@@ -150,7 +150,7 @@ def num_gradients(gradient: str, num_steps: int) -> int:
 
 
 def bisecting_masks(keys: Key, dim: int) -> Array:
-    """Halves, bool [N, dim], that part any two of dim within ceil(log2 dim) of them."""
+    """Masks of half of the coordinates, bool [N, dim], that part any two of dim within ceil(log2 dim) of them."""
     masks = []
     for n, key in enumerate(keys):
         if n % math.ceil(math.log2(dim)) == 0:

@@ -191,7 +191,7 @@ def evaluations_of(model_fn, config, data, learner):
     )
     return {
         "monitor": likelihood.monitor(model, train_x, validation_x),
-        "restoration": reconstruction.restoration(model, validation_x),
+        "reconstruction": reconstruction.reconstructions(model, validation_x),
         "weights": reconstruction.weight_pictures(model, data.shape),
         "grid": pictures.sample_grid(learner),
     }

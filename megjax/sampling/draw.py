@@ -64,7 +64,7 @@ class Piece(NamedTuple):
 class Bound(NamedTuple):
     """A function with arguments bound, equal to another of the same arguments.
 
-    As functools.partial is not, which jit would compile anew.
+    As functools.partial is not, which jit would compile again.
     """
 
     function: Callable

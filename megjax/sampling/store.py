@@ -162,7 +162,7 @@ class TraceStore:
             self.held.append(chunk)
 
     def advance(self, num_steps: int, draft_fn: Callable[[], Chunk]) -> None:
-        """Counts steps that were walked, and saves a draft where it is time.
+        """Counts steps that were made, and saves a draft where it is time.
 
         Raises Stopped after a signal.
         """
@@ -267,7 +267,7 @@ class Progress:
 
     def __init__(self, total: int, *, shown: bool):
         self.total, self.done, self.skipped, self.shown = total, 0, 0, shown
-        self.start = self.told = time.monotonic()
+        self.start = self.logged = time.monotonic()
         disable = not (shown and sys.stderr.isatty())
         # Walks of seconds need no bar.
         self.bar = tqdm.tqdm(
@@ -278,7 +278,7 @@ class Progress:
         return f"step {self.done} of {self.total}"
 
     def skip(self, num_steps: int) -> None:
-        """Counts steps that an earlier process has walked."""
+        """Counts steps that an earlier process has made."""
         self.done += num_steps
         self.skipped += num_steps
         self.bar.update(num_steps)
@@ -287,32 +287,32 @@ class Progress:
             self.bar.initial += num_steps
 
     def add(self, num_steps: int) -> None:
-        """Counts steps that were walked just now."""
+        """Counts steps that were made just now."""
         self.done += num_steps
         self.bar.update(num_steps)
         now = time.monotonic()
-        if self.shown and self.bar.disable and now - self.told >= SAVE_SECONDS:
+        if self.shown and self.bar.disable and now - self.logged >= SAVE_SECONDS:
             seconds = (now - self.start) / (self.done - self.skipped)
             left = tqdm.tqdm.format_interval(seconds * (self.total - self.done))
             LOG.info("%s left=%s", str(self), left)
-            self.told = now
+            self.logged = now
 
 
 @contextlib.contextmanager
 def opened(
     directory: str | pathlib.Path, labels=dict, **options
 ) -> Iterator[TraceStore]:
-    """The journal of the walk in a directory, which need not be there yet.
+    """The store of the chains in a directory, which need not be there yet.
 
     labels, options: as of `TraceStore`.
     """
-    journal = TraceStore(pathlib.Path(directory), labels, **options)
-    with journal.stack:
+    kept = TraceStore(pathlib.Path(directory), labels, **options)
+    with kept.stack:
         if sys.stderr.isatty():
             # Lines of the log go above the bar.
             loggers = [logging.getLogger("megjax")]
-            journal.stack.enter_context(tqdm_logging.logging_redirect_tqdm(loggers))
-        yield journal
+            kept.stack.enter_context(tqdm_logging.logging_redirect_tqdm(loggers))
+        yield kept
 
 
 @contextlib.contextmanager
@@ -393,7 +393,7 @@ def _found(directory: pathlib.Path | None) -> dict[str, Any] | None:
         return saved
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}): delete {directory} to start anew, or use "
+            f"{path} is damaged ({error}): delete {directory} to start again, or use "
             "another --out"
         ) from error
 

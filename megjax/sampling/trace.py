@@ -1,6 +1,6 @@
-"""What a walk of Markov chains showed: its numbers, warnings, pictures and files.
+"""What Markov chains showed: its numbers, warnings, pictures and files.
 
-Section 3.2 of Kumar et al. 2019 (MEG) shows its walks as rows of snapshots.
+Section 3.2 of Kumar et al. 2019 (MEG) shows its chains as rows of snapshots.
 """
 
 import functools
@@ -33,7 +33,7 @@ class Landscape(NamedTuple):
 class Trace(NamedTuple):
     """What chains did; T records in `times[-1]` steps, arrays on the host.
 
-    The walk begins after the burn-in; a record is made of every `thin` steps, and of
+    The steps begin after the burn-in; a record is made of every `thin` steps, and of
     those that are left at the end.
 
     x: samples at the end [num, ...]; before: at the start.
@@ -42,7 +42,7 @@ class Trace(NamedTuple):
     energy: after every record [num, T + 1], the start included.
     rms: root mean square of the position, likewise; about 1 for latents of the prior.
     acceptance_rate, is_accepted, is_divergent: of proposals, means over a record's [num, T].
-    step_size: of the walk, NaN where there was none.
+    step_size: of the kernel, NaN where there was none.
     landscape: for data in the plane.
     burn_in: steps thrown away before. inverse_temperature: beta of the density.
     draws: positions at every record [num, T, ...], where they are kept.
@@ -66,39 +66,39 @@ class Trace(NamedTuple):
     draws: np.ndarray | None = None
 
 
-def summary(walk: Trace) -> dict[str, float]:
-    """Numbers of a walk: acceptance, energies, convergence, distance from the prior.
+def summary(trace: Trace) -> dict[str, float]:
+    """Numbers of a trace: acceptance, energies, convergence, distance from the prior.
 
     R-hat and effective sample size are those of the energy over the last half of the
-    records. Quantities that do not apply are NaN. Burn-in and thinning are told where
+    records. Quantities that do not apply are NaN. Burn-in and thinning are named where
     there was any.
     """
-    long = {"burn_in": walk.burn_in, "thin": walk.thin}
-    late = walk.energy[:, walk.energy.shape[1] // 2 :]
+    long = {"burn_in": trace.burn_in, "thin": trace.thin}
+    late = trace.energy[:, trace.energy.shape[1] // 2 :]
     return {
-        "num": len(walk.x),
-        "steps": int(walk.times[-1]),
-        **(long if walk.burn_in or walk.thin > 1 else {}),
-        "inverse_temperature": float(walk.inverse_temperature),
-        "step_size": float(walk.step_size),
-        **mcmc.acceptance(walk.acceptance_rate, walk.is_accepted, walk.is_divergent),
-        "energy_before": float(np.mean(walk.energy[:, 0])),
-        "energy_after": float(np.mean(walk.energy[:, -1])),
+        "num": len(trace.x),
+        "steps": int(trace.times[-1]),
+        **(long if trace.burn_in or trace.thin > 1 else {}),
+        "inverse_temperature": float(trace.inverse_temperature),
+        "step_size": float(trace.step_size),
+        **mcmc.acceptance(trace.acceptance_rate, trace.is_accepted, trace.is_divergent),
+        "energy_before": float(np.mean(trace.energy[:, 0])),
+        "energy_after": float(np.mean(trace.energy[:, -1])),
         "energy_r_hat": mcmc.r_hat(late),
         "late_draws": late.size,
         "energy_effective_sample_size": mcmc.effective_sample_size(late),
-        "rms_before": float(np.sqrt(np.mean(walk.rms[:, 0] ** 2))),
-        "rms_after": float(np.sqrt(np.mean(walk.rms[:, -1] ** 2))),
+        "rms_before": float(np.sqrt(np.mean(trace.rms[:, 0] ** 2))),
+        "rms_after": float(np.sqrt(np.mean(trace.rms[:, -1] ** 2))),
     }
 
 
-def warnings(walk: Trace) -> list[str]:
+def warnings(trace: Trace) -> list[str]:
     """What a reader of the samples must know, one line each; empty when all is well."""
-    found, lines = summary(walk), []
+    found, lines = summary(trace), []
     if found["stuck"] > 0:
         lines.append(
             f"{found['stuck']:.0%} of the chains are stuck: no move accepted in the "
-            "last half of the walk; lower --step_size or --inverse_temperature"
+            "last half of the steps; lower --step_size or --inverse_temperature"
         )
     if found["acceptance"] < 0.1:
         lines.append(f"acceptance is only {found['acceptance']:.3f}: lower --step_size")
@@ -108,8 +108,8 @@ def warnings(walk: Trace) -> list[str]:
             "energy, or an unstable path) and were rejected; lower --step_size"
         )
     # Four standard errors of the root mean square of draws of the prior.
-    slack = 0.1 if walk.z is None else max(0.1, 4 / math.sqrt(2 * walk.z.size))
-    if walk.z is not None and abs(found["rms_after"] - 1) > slack:
+    slack = 0.1 if trace.z is None else max(0.1, 4 / math.sqrt(2 * trace.z.size))
+    if trace.z is not None and abs(found["rms_after"] - 1) > slack:
         lines.append(
             f"latents have left the prior: rms(z) = {found['rms_after']:.2f} instead of "
             "1, where the generator was not trained; use --prior=gaussian, fewer "
@@ -118,24 +118,24 @@ def warnings(walk: Trace) -> list[str]:
     return lines
 
 
-def write(walk: Trace, out: str | pathlib.Path) -> dict[str, Any]:
+def write(trace: Trace, out: str | pathlib.Path) -> dict[str, Any]:
     """Writes arrays, pictures and report.json to a directory; returns the report.
 
     Images and planar data get pictures before and after, a timeline and an animation;
-    every walk gets samples.npz and traces.png.
+    every trace gets samples.npz and traces.png.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    arrays = {k: v for k, v in walk._asdict().items() if isinstance(v, np.ndarray)}
+    arrays = {k: v for k, v in trace._asdict().items() if isinstance(v, np.ndarray)}
     atomic.replace(
         out / "samples.npz", lambda file: np.savez_compressed(file, **arrays)
     )
-    for name, picture in _pictures(walk).items():
+    for name, picture in _pictures(trace).items():
         plotting.write_png(out / f"{name}.png", picture)
-    frames = _frames(walk)
+    frames = _frames(trace)
     if len(frames) > 1:
         plotting.write_gif(out / "walk.gif", frames)
-    report = summary(walk) | {"warnings": warnings(walk)}
+    report = summary(trace) | {"warnings": warnings(trace)}
     report = {k: v if _is_json(v) else None for k, v in report.items()}
     text = json.dumps(report, indent=2) + "\n"
     atomic.replace(out / "report.json", lambda file: file.write(text.encode()))
@@ -176,48 +176,48 @@ def _is_json(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _pictures(walk: Trace) -> dict[str, np.ndarray]:
+def _pictures(trace: Trace) -> dict[str, np.ndarray]:
     """Name -> picture, as far as the data can be drawn."""
-    moved = len(walk.times) > 1
+    moved = len(trace.times) > 1
     found = {}
     if moved:
         panels = {
-            "energy": walk.energy,
-            "acceptance": walk.acceptance_rate,
-            "rms of z" if walk.z is not None else "rms of x": walk.rms,
+            "energy": trace.energy,
+            "acceptance": trace.acceptance_rate,
+            "rms of z" if trace.z is not None else "rms of x": trace.rms,
         }
-        thinned = f"record (one in {walk.thin} steps)"
-        x_label = thinned if walk.thin > 1 else "step"
+        thinned = f"record (one in {trace.thin} steps)"
+        x_label = thinned if trace.thin > 1 else "step"
         found["traces"] = plotting.traces(panels, x_label=x_label)
-    draw = _drawing(walk)
+    draw = _drawing(trace)
     if draw:
-        found["after"] = draw(walk.x)
+        found["after"] = draw(trace.x)
     if draw and moved:
-        found |= {"before": draw(walk.before), "timeline": _timeline(walk)}
+        found |= {"before": draw(trace.before), "timeline": _timeline(trace)}
     return found
 
 
-def _drawing(walk: Trace) -> Callable[[np.ndarray], np.ndarray] | None:
+def _drawing(trace: Trace) -> Callable[[np.ndarray], np.ndarray] | None:
     """How to draw samples [N, ...] of this data; None for vectors of other lengths."""
-    if walk.landscape:
-        return functools.partial(plotting.scatter, **walk.landscape._asdict())
-    if walk.x.ndim == 4:
+    if trace.landscape:
+        return functools.partial(plotting.scatter, **trace.landscape._asdict())
+    if trace.x.ndim == 4:
         return lambda x: plotting.image_grid(x[:SHOWN_CHAINS])
     return None
 
 
-def _timeline(walk: Trace) -> np.ndarray:
-    if walk.landscape:
-        paths = walk.snapshots[:TIMELINE_CHAINS]
-        return plotting.scatter(walk.x, paths=paths, **walk.landscape._asdict())
+def _timeline(trace: Trace) -> np.ndarray:
+    if trace.landscape:
+        paths = trace.snapshots[:TIMELINE_CHAINS]
+        return plotting.scatter(trace.x, paths=paths, **trace.landscape._asdict())
     # At most 11 columns fit a page.
-    every = math.ceil((len(walk.times) - 1) / 10)
-    rows = walk.snapshots[:TIMELINE_CHAINS, ::every]
-    return plotting.timeline(rows, walk.times[::every])
+    every = math.ceil((len(trace.times) - 1) / 10)
+    rows = trace.snapshots[:TIMELINE_CHAINS, ::every]
+    return plotting.timeline(rows, trace.times[::every])
 
 
-def _frames(walk: Trace) -> list[np.ndarray]:
-    draw = _drawing(walk)
+def _frames(trace: Trace) -> list[np.ndarray]:
+    draw = _drawing(trace)
     if draw is None:
         return []
-    return [draw(walk.snapshots[:, t]) for t in range(len(walk.times))]
+    return [draw(trace.snapshots[:, t]) for t in range(len(trace.times))]

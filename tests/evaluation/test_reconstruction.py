@@ -81,7 +81,7 @@ def test_reports():
     made = base.Learner(
         init=None, step=None, energy=None, sample=lambda key, state, num: x[:num]
     )
-    report = reconstruction.restoration(model(), x)(jax.random.key(0), copier)
+    report = reconstruction.reconstructions(model(), x)(jax.random.key(0), copier)
     v = (x.reshape(24, 6) + 1) / 2
     # Four of six units come back, two are guessed as 0.
     wrong = np.mean(v[:, 4:]) * 2 / 6

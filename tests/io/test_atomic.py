@@ -61,7 +61,7 @@ def test_no_flipped_bit_and_no_cut_goes_unnoticed(tmp_path, caplog):
             assert atomic.read(path) is None
     assert told > len(whole) / 2
     atomic.read(path)
-    assert caplog.messages[-1] == f"{path} is damaged: what it held is made anew"
+    assert caplog.messages[-1] == f"{path} is damaged: what it held is made again"
 
 
 def test_exchanged_arrays_and_pickles_are_refused(tmp_path):
