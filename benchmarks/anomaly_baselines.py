@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from benchmarks import measure
 from megjax import app
 from megjax.data import kdd99, one_class
 from megjax.data.dataset import Dataset, Labelled
@@ -28,7 +29,6 @@ COMPONENTS = flags.DEFINE_list("components", None, "Of PCA, by default by data s
 SVM_EXAMPLES = flags.DEFINE_integer(
     "svm_examples", 10_000, "Training examples of the one-class SVM.", 2
 )
-FLAGS = flags.FLAGS
 
 
 def split(config: ml_collections.ConfigDict) -> tuple[Dataset, Labelled]:
@@ -85,7 +85,7 @@ def main() -> int:
     # The reference's for KDD99; for others as many are flagged as are anomalous.
     quantile = 0.8 if "scale" in config else 1 - prevalence
     record = {
-        "config": experiment.name(FLAGS["config"].config_filename),
+        "config": measure.config_name(),
         "prevalence": prevalence,
         "minimum_auprc": anomaly.minimum_auprc(prevalence),
         "quantile": quantile,

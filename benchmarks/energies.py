@@ -14,11 +14,9 @@ ours and scikit-learn's `BernoulliRBM`.
 """
 
 import functools
-import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ import numpy as np
 from absl import flags
 from sklearn import neural_network
 
+from benchmarks import measure
 from megjax import app
 from megjax.data import binary, images
 from megjax.estimators.rbm import RBM
@@ -74,9 +73,8 @@ def main() -> int:
                 rounds[name].append(runner(rows))
                 print(name, *(f"{v:.4g}" for v in rounds[name][-1]), file=sys.stderr)
     record = summary(rounds) | pseudo_likelihoods(rows)
-    for name, value in record.items():
-        print(f"{name:36} {value:.5g}")
-    print(json.dumps(record | {"jax": jax.__version__, "cores": usable_cores()}))
+    cores = len(os.sched_getaffinity(0))
+    measure.report(record | {"jax": jax.__version__, "cores": cores})
     return 0
 
 
@@ -134,8 +132,7 @@ def torch_round(path: pathlib.Path) -> tuple[float, float]:
     }
     line = [PEER_PYTHON.value, str(script)]
     line += [f"--{name}={value}" for name, value in arguments.items()]
-    printed = subprocess.run(line, capture_output=True, text=True, check=True)
-    record = json.loads(printed.stdout.splitlines()[-1])
+    record = measure.printed(line)
     return record["epoch_s"], record["sweeps_per_s"]
 
 
@@ -166,11 +163,6 @@ def pseudo_likelihoods(rows: np.ndarray) -> dict[str, float]:
     ours.intercept_visible_ = theirs.intercept_visible_
     found = np.mean(ours.pseudo_likelihood(rows[:1000]))
     return record | {"sklearn_pseudo_likelihood": found}
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,11 @@ import numpy as np
 from absl import flags
 from sklearn import metrics as sklearn_metrics
 
-from benchmarks import proposals
+from benchmarks import measure, proposals
 from megjax import app
 from megjax.data import images
 from megjax.evaluation import anomaly, fidelity
-from megjax.recipes import cifar10, image_sets
-from megjax.recipes import meg as meg_recipe
+from megjax.recipes import cifar10, image_sets, meg
 from megjax.samplers import rwm
 from megjax.sampling import model, trace
 from megjax.training import checkpoint, evaluate, experiment, loop, metric_writer
@@ -47,7 +46,7 @@ ROWS = flags.DEFINE_list("rows", list(proposals.ROWS), "Targets of proposal_tabl
 NO_FILES = ("toy", "digits", "icg", "scg", "moon", "funnel")
 """Parts of the names of configs that read no data."""
 RATES = {
-    f"wgan_gp.{name}": meg_recipe.in_nats()[name]
+    f"wgan_gp.{name}": meg.in_nats()[name]
     for name in ("learning_rate", "schedule", "average_decay")
 }
 """Those of small configurations of MEG, so that only the method differs."""
@@ -176,9 +175,7 @@ def table2() -> Iterator[Sequence]:
 def _test_images(space, settings) -> tuple[int, dict[str, float]]:
     """How many images of the test set are compared, as samples are, and their metrics."""
     config = experiment.load("cifar10")
-    for field, value in settings.items():
-        value = str(value) if isinstance(value, pathlib.Path) else value
-        config.update_from_flattened_dict({field: value})
+    experiment.assign(config, [f"{name}={value}" for name, value in settings.items()])
     chosen = config.evaluation
     if space == "inception":
         ready = fidelity.inception_space(chosen.inception_weights)
@@ -194,13 +191,15 @@ def _test_images(space, settings) -> tuple[int, dict[str, float]]:
 
 def _table2_rows():
     gan = Run("WGAN-GP", "configs/wgan_gp.py:cifar10")
-    meg = Run("MEG", "configs/cifar10.py")
+    ours = Run("MEG", "configs/cifar10.py")
     if BUDGET.value == "reduced":
         small = {"width": 64, "train.num_steps": 1000}
         gan = gan._replace(fields=small)
         # As `stacked_mnist_small`: the paper's penalty needs longer runs.
-        nats = {f"meg.{name}": value for name, value in meg_recipe.in_nats().items()}
-        meg = Run("MEG, in nats", meg.config, small | nats | {"meg.score_weight": 1.0})
+        nats = {f"meg.{name}": value for name, value in meg.in_nats().items()}
+        ours = Run(
+            "MEG, in nats", ours.config, small | nats | {"meg.score_weight": 1.0}
+        )
     yield gan, "generator", 30.95, 6.81
     for name, sampler, *paper in (
         ("", "generator", 35.02, 6.49),
@@ -209,7 +208,7 @@ def _table2_rows():
         (", visible MALA", "data_mala", "-", "-"),
         (", visible random walk", "data_random_walk", "-", "-"),
     ):
-        yield meg._replace(label=meg.label + name), sampler, *paper
+        yield ours._replace(label=ours.label + name), sampler, *paper
     if BUDGET.value == "reduced":
         same = Run("WGAN-GP, MEG's rates", gan.config, small | RATES)
         yield same, "generator", "-", "-"
@@ -231,13 +230,10 @@ def table3() -> Iterator[Sequence]:
         logs = [metric_writer.read(trained(run, seed)) for seed in seeds]
         for score in ("score_norm", "energy"):
             yield f"MEG {variant}, {score}", *_last_ten(logs, score, variant)
-    arguments = ["-m", "benchmarks.anomaly_baselines", "--config=configs/kdd99.py"]
+    arguments = ["benchmarks.anomaly_baselines", "--config=configs/kdd99.py"]
     if DATA_DIR.value:
         arguments.append(f"--config.data_dir={DATA_DIR.value}")
-    printed = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=True
-    )
-    for row in json.loads(printed.stdout.splitlines()[-1])["results"]:
+    for row in measure.module(*arguments)["results"]:
         label = f"{row['baseline']}, {row['score']}"
         yield label, *(row[metric] for metric in ("precision", "recall", "f1")), "-"
 

@@ -34,7 +34,6 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU to compile for, e.g. v5e:2
 SECONDS = flags.DEFINE_float("seconds", 0.0, "Least time to run; 0: do not run.", 0)
 TFLOPS = flags.DEFINE_float("tflops", None, "Rate of a device, in TFLOP/s.", 0)
 GBYTES = flags.DEFINE_float("gbytes", None, "Its ring bandwidth, in GB/s.", 0)
-FLAGS = flags.FLAGS
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 KINDS += ("collective-permute",)

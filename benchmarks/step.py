@@ -6,9 +6,6 @@ With --peer=../shared/peers/torch_meg.py --peer_python=PATH_TO_PYTHON_WITH_TORCH
 PyTorch baseline runs in turns with ours, and the ratio of medians is printed.
 """
 
-import json
-import statistics
-import subprocess
 import time
 from functools import partial
 
@@ -16,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from benchmarks import measure
 from megjax import app, distributed
 from megjax.training import experiment, loop
 
@@ -25,7 +23,6 @@ SECONDS = flags.DEFINE_float("seconds", 2.0, "Least wall time of a round.", 0.01
 PEER = flags.DEFINE_string("peer", None, "Script of the PyTorch baseline.")
 PEER_PYTHON = flags.DEFINE_string("peer_python", "python3", "Python that has torch.")
 PEER_ARGUMENTS = flags.DEFINE_list("peer_arguments", [], "Its task and options.")
-FLAGS = flags.FLAGS
 
 
 def main() -> int:
@@ -34,14 +31,7 @@ def main() -> int:
     built = experiment.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         record = measured(config, built)
-    record = {"config": experiment.name(FLAGS["config"].config_filename)} | record
-    for name, value in record.items():
-        print(
-            f"{name:32} {value:.5g}"
-            if isinstance(value, float)
-            else f"{name:32} {value}"
-        )
-    print(json.dumps(record))
+    measure.report({"config": measure.config_name()} | record)
     return 0
 
 
@@ -59,17 +49,15 @@ def measured(config, built) -> dict[str, float | str | int]:
     compiled = step.lower(streams.step, state, x).compile()
     compile_seconds = time.perf_counter() - start
     flops = compiled.cost_analysis()["flops"]
-    bare, whole, peer = Bare(compiled, streams.step, state, x), Loop(config, built), []
+    bare, whole = Bare(compiled, streams.step, state, x), Loop(config, built)
     for runner in (bare, whole):
         runner.run(1)
         runner.run(1)
-    rounds = {"bare": [], "loop": []}
-    for _ in range(REPEATS.value):
-        rounds["bare"].append(seconds_per_iteration(bare.run))
-        rounds["loop"].append(seconds_per_iteration(whole.run))
-        if PEER.value:
-            peer.append(peer_seconds())
-    seconds = {name: statistics.median(times) for name, times in rounds.items()}
+    runners = {
+        "bare": partial(seconds_per_iteration, bare.run),
+        "loop": partial(seconds_per_iteration, whole.run),
+    } | ({"peer": peer_seconds} if PEER.value else {})
+    seconds = measure.in_turns(runners, REPEATS.value)
     peak = matmul_flops(config.dtype)
     record = {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -88,10 +76,10 @@ def measured(config, built) -> dict[str, float | str | int]:
         "fraction_of_matmul_peak": flops / seconds["bare"] / peak,
         "peak_memory_gib": loop.peak_memory() / 2**30,
     }
-    if peer:
-        record["peer_seconds_per_iteration"] = statistics.median(peer)
-        record["speed_over_peer"] = statistics.median(peer) / seconds["loop"]
-        record["bare_speed_over_peer"] = statistics.median(peer) / seconds["bare"]
+    if PEER.value:
+        record["peer_seconds_per_iteration"] = seconds["peer"]
+        record["speed_over_peer"] = seconds["peer"] / seconds["loop"]
+        record["bare_speed_over_peer"] = seconds["peer"] / seconds["bare"]
     return record
 
 
@@ -161,9 +149,8 @@ def matmul_flops(dtype: str, size: int = 4096) -> float:
 
 def peer_seconds() -> float:
     """Median seconds per iteration that the baseline prints."""
-    command_line = [PEER_PYTHON.value, PEER.value, *PEER_ARGUMENTS.value]
-    printed = subprocess.run(command_line, capture_output=True, text=True, check=True)
-    return json.loads(printed.stdout.splitlines()[-1])["median_s"]
+    line = [PEER_PYTHON.value, PEER.value, *PEER_ARGUMENTS.value]
+    return measure.printed(line)["median_s"]
 
 
 if __name__ == "__main__":

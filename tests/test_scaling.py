@@ -117,13 +117,3 @@ def test_the_estimate_by_hand():
     cost = scaling.Cost(2e12, [], 3e9, 0, 0)
     seconds, times = scaling.estimate(cost, tflops=100, gbytes=300)
     assert seconds == pytest.approx(0.02 + 0.01) and times == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("text", ["0", "2,x", ""])
-def test_numbers_that_are_none_are_refused(monkeypatch, text):
-    class Flag:
-        value = text.split(",")
-
-    monkeypatch.setattr(scaling, "DEVICES", Flag)
-    with pytest.raises(ValueError, match="give numbers, 1,2,4,8"):
-        scaling.numbers()

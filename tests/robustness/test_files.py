@@ -79,8 +79,8 @@ def file(name, content=GARBAGE):
     return lambda root: write(root / name, content)
 
 
-HEAD = r"from configs import toy_8gaussians\ndef get_config():\n config = "
-HEAD += r"toy_8gaussians.get_config()\n "
+HEAD = r"from configs import digits\nfrom megjax.training import experiment\n"
+HEAD += r"def get_config():\n config = digits.get_config()\n "
 # The file is written on one line, with escapes; HEAD stands for the lines above.
 CONFIG_FILES = r"""
 * mine.py, line 1\) :: def (
@@ -103,12 +103,12 @@ recursion :: def get_config():\n return get_config()\n
 :: def get_config():\n return {'width': 3}\n
 :: def get_config():\n return 'width'\n
 :: import ml_collections\ndef get_config():\n return ml_collections.ConfigDict()\n
-:: HEADdel config.build\n return config\n
-:: HEADdel config.train\n return config\n
-:: HEADdel config.build\n config.build = 'nope'\n return config\n
-:: HEADconfig.build = lambda config: None\n return config\n
-* today :: HEADdef build(config): raise OSError('today')\n config.build = build\n return config\n
-nope :: HEADconfig.build = lambda config: config.nope\n return config\n
+* has no recipe :: HEADdel config.recipe\n return config\n
+has no train :: HEADdel config.train\n return config\n
+Recipe :: HEADdel config.recipe\n config.recipe = 'nope'\n return config\n
+ :: HEADconfig.recipe = experiment.Recipe(lambda config: None, None)\n return config\n
+nope :: HEADconfig.recipe = experiment.Recipe(lambda config: config.nope, None)\n return config\n
+today :: HEADconfig.recipe = experiment.Recipe(fails, None)\n return config\ndef fails(config): raise RuntimeError('today')\n
 table :: HEADimport numpy\n config.width = 16\n config.table = numpy.ones(3)\n return config\n
 """
 
@@ -297,18 +297,17 @@ JSON = {
 }
 RECORDS = {name: file("run/config.json", content) for name, content in JSON.items()} | {
     "no keys": file("run/config.json", b"{}"),
-    "no values": file("run/config.json", b'{"config_file": "configs/digits.py"}'),
+    "of before": file("run/config.json", b'{"config_file": "a.py", "values": {}}'),
     **{
-        f"values is {value}": record(values=value)
-        for value in ([1], None, "width", {"nope": 3})
-    },
-    **{
-        f"config_file is {value}": record(config_file=value)
-        for value in (
-            *(5, None, "", ["configs/toy_8gaussians.py"], "configs/nope.py"),
-            *("configs", "train.py", "README.md", "docs/demo.png", "/dev/null"),
-            *("configs/rbm_digits.py", "configs/toy_8gaussians.py:nope"),
-        )
+        f"{key} is {value}": record(**{key: value})
+        for key, values in {
+            "version": (None, 0, 2, "1"),
+            "config": (5, None, ["toy_8gaussians"]),
+            "recipe": (5, "", "meg", "meg.", "meg.nope", "os.system", "../meg.images"),
+            "shape": (5, None, "x", [], [-1], [3.5], [3]),
+            "values": ([1], None, "width", {}, {"nope": 3}),
+        }.items()
+        for value in values
     },
 }
 RESUMED = {
