@@ -23,7 +23,9 @@ from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-LOG_LINE = re.compile(r"(\d\d:\d\d:\d\d|[IWEF]\d{4} \d\d:\d\d:[\d.]+) ")
+LOG_LINE = re.compile(
+    r"(\d\d:\d\d:\d\d|[IWEF]\d{4} \d\d:\d\d:[\d.]+|WARNING: Logging before flag) "
+)
 UNCLEAR = re.compile(
     r"Traceback|object at 0x|NoneType|no attribute|positional arg|subscriptable|unhashable"
     r"|not iterable|index out of range|<class|<function|unexpected keyword"

@@ -90,8 +90,8 @@ mine.py|decode :: x = '\xe9'\n
 no function get_config :: config = 3\n
 :: \n
 nothing_of_this_name :: import nothing_of_this_name\n
-nope.*line 2 of :: def get_config():\n return nope\n
-ZeroDivisionError.*line 1 of :: x = 1 / 0\n
+nope :: def get_config():\n return nope\n
+division by zero :: x = 1 / 0\n
 AssertionError :: assert False\n
 today :: def get_config():\n raise RuntimeError('today')\n
 or needs none :: def get_config(a, b):\n return a\n
@@ -109,7 +109,7 @@ Recipe :: HEADdel config.recipe\n config.recipe = 'nope'\n return config\n
  :: HEADconfig.recipe = experiment.Recipe(lambda config: None, None)\n return config\n
 nope :: HEADconfig.recipe = experiment.Recipe(lambda config: config.nope, None)\n return config\n
 today :: HEADconfig.recipe = experiment.Recipe(fails, None)\n return config\ndef fails(config): raise RuntimeError('today')\n
-table :: HEADimport numpy\n config.width = 16\n config.table = numpy.ones(3)\n return config\n
+no plain value :: HEADimport numpy\n config.width = 16\n config.table = numpy.ones(3)\n return config\n
 """
 
 
