@@ -12,6 +12,7 @@ from tests.robustness import scripts as forks
 from tests.robustness.conftest import HUGE, RBM, TOY, cases
 
 ALONE = """
+* no field far_moves: it is called :: '--config=proposal_icg --config.proposal.far_moves=1'
 * Flag --config must have a value :: ''  configs/toy_8gaussians.py
 * No such file.*'configs/nope.py' :: --config=configs/nope.py
 * no config file.*: give :: --config=nope  --config=  --config=configs
@@ -39,7 +40,6 @@ the config has no field :: --config.meg.learning_rate.x=1  --config.Width=3
 overwrite the value :: --config.meg=5  --config.train={}
 Could not parse :: --config.=1  --config..width=1
 the config has no field recipe :: --config.recipe=3
-* no field far_moves: it is called learned_shrinkage now :: --config.proposal.far_moves=1
 no FIELD that can be :: --config.meg.num-marginals=3
 Missing value for flag :: --config.width
 * config.width=wide: invalid literal :: --config.width=wide
