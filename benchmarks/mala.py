@@ -18,7 +18,7 @@ from megjax.sampling import model
 from megjax.training import experiment, loop
 
 NUM = flags.DEFINE_integer("num", 64, "Chains.", 1)
-STEPS = flags.DEFINE_integer("steps", 20, "Steps of a timed walk.", 1)
+STEPS = flags.DEFINE_integer("steps", 20, "Steps of a timed run.", 1)
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def seconds_per_step(learner, state) -> float:
-    """Wall time of a whole walk, starts and host copies included, per step."""
+    """Wall time of a whole run, starts and host copies included, per step."""
     start = time.perf_counter()
     model.sample(
         jax.random.key(0),

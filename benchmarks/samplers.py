@@ -164,14 +164,14 @@ def learned_and_nuts(name: str, target: targets.Target) -> None:
     for label, num_chains in (("NUTS", settings.num_chains), ("NUTS, one chain", 1)):
         own = settings._replace(num_chains=num_chains)
         ready = proposals.no_u_turn(keys[0], target, own)
-        told(f"{name}, {label}", proposals.measured(keys[1], ready, target, own))
+        printed(f"{name}, {label}", proposals.measured(keys[1], ready, target, own))
     if WORKDIR.value:
         ready = proposals.learned(keys[0], WORKDIR.value, target, settings)
         found = proposals.measured(keys[1], ready, target, settings)
-        told(f"{name}, {WORKDIR.value}", found)
+        printed(f"{name}, {WORKDIR.value}", found)
 
 
-def told(label: str, found: dict[str, float]) -> None:
+def printed(label: str, found: dict[str, float]) -> None:
     """Prints what a sampler is worth; warm_up_seconds are its tuning or training."""
     names = ("acceptance", "gradients_per_draw", "ess_geyer", "ess_above", "r_hat")
     names += ("ess_per_second", "seconds", "warm_up_seconds")

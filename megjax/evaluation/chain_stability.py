@@ -112,7 +112,7 @@ def long_run(
     Twenty times on the way, if there are so many transitions: mean energy, rms of
     pixels and energy distance to as many examples. Metrics, for both: acceptance, and
     those numbers before and after; the energy distance of other data is its floor. Both
-    walks have the same random numbers: where they end alike, the starts are forgotten.
+    have the same random numbers: where they end alike, the starts are forgotten.
     """
 
     def evaluate(key, state):

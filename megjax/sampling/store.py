@@ -1,8 +1,8 @@
-"""A long walk on disk: its chunks, so that a kill costs a minute, and its progress.
+"""A long run of chains on disk: its chunks, so that a kill costs a minute, and its progress.
 
-Short walks leave nothing. The first chunks are held in memory; once the walk has lasted
+Short runs leave nothing. The first chunks are held in memory; once the run has lasted
 `SAVE_SECONDS` they go to the directory, and from then on every chunk as it ends and a
-draft of the one under way. A chunk depends on the settings alone, not on when the walk
+draft of the one under way. A chunk depends on the settings alone, not on when it
 was interrupted.
 """
 
@@ -31,9 +31,9 @@ SAVE_SECONDS = 60.0
 """Between saves, and between lines of the log."""
 
 LONG = 10_000
-"""Steps beyond which a walk is saved on a signal and kept after its end."""
+"""Steps beyond which a run is saved on a signal and kept after its end."""
 
-SETTINGS_FILE, DRAFT_FILE, LOCK_FILE = "walk.json", "draft.npz", "lock"
+SETTINGS_FILE, DRAFT_FILE, LOCK_FILE = "run.json", "draft.npz", "lock"
 START, BURN_IN = -2, -1
 """Where the chunks of what was made before the chains start and of their burn-in
 begin; both end at 0."""
@@ -43,11 +43,11 @@ LEAF = "state_"
 
 
 class Stopped(Exception):
-    """A walk ended early on a signal; carries the signal."""
+    """A run ended early on a signal; carries the signal."""
 
     def __init__(self, number: int, progress: str, kept: bool):
         verb = "saved" if kept else "stopped"
-        what = "the same command goes on" if kept else "so short a walk is not kept"
+        what = "the same command goes on" if kept else "so short a run is not kept"
         super().__init__(f"{signal.Signals(number).name}: {verb} at {progress}; {what}")
         self.number = number
 
@@ -65,9 +65,9 @@ class Chunk(NamedTuple):
 
 
 class TraceStore:
-    """The chunks of one walk; without a directory it keeps nothing.
+    """The chunks of one run; without a directory it keeps nothing.
 
-    labels: () -> what tells this walk from others and its sampler cannot know.
+    labels: () -> what tells this run from others and its sampler cannot know.
     draws: whether the sampler shall put the positions into the chunks.
     interrupted: () -> the number of a signal that asks to stop, or None.
     """
@@ -88,12 +88,12 @@ class TraceStore:
         self.stack = contextlib.ExitStack()
 
     def claim(self, settings: Mapping[str, Any], total: int, thin: int) -> int:
-        """Takes the settings of the walk and, where they fit, the chunks on disk.
+        """Takes the settings of the run and, where they fit, the chunks on disk.
 
         settings: JSON values, among them steps and thin; total: steps of all groups,
-        burn-in included. thin: to use where the settings have None and the walk is
-        new. Returns the thinning. Raises ValueError where the directory has a walk of
-        other settings, naming them; only `steps` may differ, and grow. A short walk
+        burn-in included. thin: to use where the settings have None and the run is
+        new. Returns the thinning. Raises ValueError where the directory has a run of
+        other settings, naming them; only `steps` may differ, and grow. A short run
         that was finished makes room.
         """
         self.show(total, shown=bool(self.directory))
@@ -115,7 +115,7 @@ class TraceStore:
         words = _difference(found["settings"], self.settings) if found else None
         if words and not replaceable:
             raise ValueError(
-                f"{self.directory} holds another walk ({words}): give the same values "
+                f"{self.directory} holds another run ({words}): give the same values "
                 "to go on with it, use another --out, or delete that directory"
             )
         if words:
@@ -150,10 +150,10 @@ class TraceStore:
         return draft if fits else None
 
     def add(self, chunk: Chunk) -> None:
-        """Writes a finished chunk, or holds it while the walk is young."""
+        """Writes a finished chunk, or holds it while the run is young."""
         if self.kept:
             self._write(_name(*chunk[:3]), chunk)
-            # A shorter walk's last window may have left one that ends elsewhere.
+            # A shorter run's last window may have left one that ends elsewhere.
             for end in _ends(self.directory, chunk.group, chunk.begin):
                 if end != chunk.end:
                     (self.directory / _name(*chunk[:2], end)).unlink()
@@ -177,7 +177,7 @@ class TraceStore:
             raise Stopped(number, str(self.progress), self.kept)
 
     def finish(self) -> None:
-        """To be called when what is made of the walk is written: short walks go."""
+        """To be called when what is made of the run is written: short ones go."""
         if not self.kept:
             return
         if self.draws or self.progress.total > LONG:
@@ -192,7 +192,7 @@ class TraceStore:
                 self.directory.rmdir()
 
     def _keep(self) -> None:
-        """From now on the walk is on disk."""
+        """From now on the run is on disk."""
         if self.kept:
             return
         self._lock()
@@ -218,7 +218,7 @@ class TraceStore:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"another process walks in {self.directory}: wait for it, or use "
+                f"another process samples in {self.directory}: wait for it, or use "
                 "another --out"
             ) from error
         self.locked = True
@@ -237,23 +237,23 @@ class TraceStore:
         atomic.replace(path, lambda file: file.write(text.encode()))
 
     def _write(self, name: str, chunk: Chunk) -> None:
-        place = {"place": np.array(chunk[:3]), "walk": np.array(self._walk())}
+        place = {"place": np.array(chunk[:3]), "run": np.array(self._run())}
         atomic.write(self.directory / name, {**chunk.arrays, **place})
         self.saved = time.monotonic()
 
     def _read(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a chunk of this walk."""
+        """The arrays of a chunk of this run."""
         arrays = atomic.read(self.directory / name) if self.kept else None
-        return arrays if arrays and arrays.get("walk") == self._walk() else None
+        return arrays if arrays and arrays.get("run") == self._run() else None
 
-    def _walk(self) -> str:
-        """What every chunk of this walk carries, however far it goes."""
+    def _run(self) -> str:
+        """What every chunk of this run carries, however far it goes."""
         return _token(self.settings | {"steps": None})
 
     def _ends(self, group: int, begin: int) -> list[int]:
         """Ends of the chunks on disk that begin there, the longest first.
 
-        Not of those that end in a window which a longer walk does not cut short.
+        Not of those that end in a window which a longer run does not cut short.
         """
         if not self.kept:
             return []
@@ -263,13 +263,13 @@ class TraceStore:
 
 
 class Progress:
-    """How far a walk is: a bar on a terminal, else a line in the log now and then."""
+    """How far a run is: a bar on a terminal, else a line in the log now and then."""
 
     def __init__(self, total: int, *, shown: bool):
         self.total, self.done, self.skipped, self.shown = total, 0, 0, shown
         self.start = self.logged = time.monotonic()
         disable = not (shown and sys.stderr.isatty())
-        # Walks of seconds need no bar.
+        # Runs of seconds need no bar.
         self.bar = tqdm.tqdm(
             total=total, disable=disable, unit="step", dynamic_ncols=True, delay=5
         )
@@ -330,7 +330,7 @@ def leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def draws(directory: str | pathlib.Path) -> np.ndarray:
-    """The draws in the chunks of a walk, finished or not: [chains, draws, ...].
+    """The draws in the chunks of a run, finished or not: [chains, draws, ...].
 
     Those of all chains that are as far as the first. Raises FileNotFoundError where
     there are none, ValueError where a chunk is damaged.
@@ -343,7 +343,7 @@ def draws(directory: str | pathlib.Path) -> np.ndarray:
     ]
     if not groups:
         raise FileNotFoundError(
-            f"{directory} has no draws: walk with --keep_draws, and name the chunks/ "
+            f"{directory} has no draws: sample with --keep_draws, and name the chunks/ "
             "of its --out"
         )
     num = groups[0].shape[1]
@@ -357,7 +357,7 @@ def _draws(directory: pathlib.Path, group: int) -> Iterator[np.ndarray]:
         path = directory / _name(group, begin, ends[0])
         arrays = atomic.read(path)
         if arrays is None:
-            raise ValueError(f"{path} is damaged: run the walk's command again")
+            raise ValueError(f"{path} is damaged: run the same command again")
         if "observed_draws" not in arrays:
             return
         yield arrays["observed_draws"]
@@ -382,7 +382,7 @@ def _ends(directory: pathlib.Path, group: int, begin: int) -> list[int]:
 
 
 def _found(directory: pathlib.Path | None) -> dict[str, Any] | None:
-    """What is recorded of the walk in a directory: settings, finished, total."""
+    """What is recorded of the run in a directory: settings, finished, total."""
     path = directory and directory / SETTINGS_FILE
     if not (path and path.exists()):
         return None
@@ -410,7 +410,7 @@ def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | Non
 
 
 def _empty(directory: pathlib.Path) -> None:
-    """Deletes a walk, its settings last, so that a kill leaves no chunks of nobody."""
+    """Deletes a run, its settings last, so that a kill leaves no chunks of nobody."""
     for path in directory.glob("*.npz*"):
         path.unlink()
     (directory / SETTINGS_FILE).unlink(missing_ok=True)

@@ -334,7 +334,7 @@ IN_THE_WAY = {
     "tensorboard is a file": half(file("run/tensorboard")),
     "pictures is a file": half(file("run/pictures")),
 }
-STORE = "out/chunks/walk.json"
+STORE = "out/chunks/run.json"
 STORES = {f"its record is {k}": file(STORE, content) for k, content in JSON.items()} | {
     "no settings": file(STORE, b'{"sha256": "a"}'),
     "its record is a folder": file(STORE, None),

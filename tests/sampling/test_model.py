@@ -202,7 +202,7 @@ def test_pictures_of_images(tmp_path, channels, width):
     side = 3 * (width * -(-48 // width) + 2) + 2
     for name in ("before.png", "after.png"):
         assert PIL.Image.open(tmp_path / name).size == (side, side)
-    assert PIL.Image.open(tmp_path / "walk.gif").n_frames == 4
+    assert PIL.Image.open(tmp_path / "chains.gif").n_frames == 4
     assert {"timeline.png", "traces.png"} <= {path.name for path in tmp_path.iterdir()}
     stored = np.load(tmp_path / "samples.npz")
     np.testing.assert_array_equal(stored["x"], walk.x)

@@ -1,4 +1,4 @@
-"""The journal of a made-up walk: what is on disk when, what is refused, what is told."""
+"""The store of a made-up run: what is on disk when, what is refused, what is told."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ SETTINGS = {"seed": 0, "steps": 20_000, "thin": 10, "burn_in": 0}
 
 
 def claimed(directory, labels=dict, *, draws=False, signals=None, **changes):
-    """A journal that has taken settings, and its thinning, by default 1."""
+    """A store that has taken settings, and its thinning, by default 1."""
     settings = SETTINGS | changes
     interrupted = (lambda: signals.pop(0) if signals else None) if signals else None
     options = {"interrupted": interrupted} if interrupted else {}
@@ -43,7 +43,7 @@ def test_a_young_walk_is_held_and_an_old_one_is_on_disk(tmp_path, monkeypatch):
     kept.advance(50, lambda: chunk(100, 150))
     names = {path.name for path in where.iterdir()}
     first = "000_000000000000_000000000100.npz"
-    assert names == {"walk.json", "lock", "draft.npz", first}
+    assert names == {"run.json", "lock", "draft.npz", first}
     kept.stack.close()
     again, _ = claimed(where)
     assert again.chunk(0, 0).end == 100 and again.chunk(0, 100) is None
@@ -73,8 +73,8 @@ def test_what_is_left_of_a_finished_walk(tmp_path, monkeypatch, steps, draws, le
     kept.finish()
     assert where.exists() == bool(left)
     if left:
-        assert {path.name for path in where.iterdir()} == {"walk.json", "lock"}
-        assert json.loads((where / "walk.json").read_text())["finished"]
+        assert {path.name for path in where.iterdir()} == {"run.json", "lock"}
+        assert json.loads((where / "run.json").read_text())["finished"]
 
 
 def test_a_damaged_chunk_costs_itself_alone(tmp_path, caplog):
@@ -95,7 +95,7 @@ def test_other_settings_are_named(tmp_path):
     same = {"draws": True, "labels": lambda: {"kernel": "mala"}}
     with pytest.raises(
         ValueError,
-        match=r"holds another walk \(seed: 0 there, given 1\): give the same values to "
+        match=r"holds another run \(seed: 0 there, given 1\): give the same values to "
         "go on with it, use another --out, or delete",
     ):
         claimed(tmp_path, **same, seed=1)
@@ -142,24 +142,24 @@ def test_a_short_walk_that_was_finished_makes_room(tmp_path):
 
 def test_chunks_of_another_walk_are_not_taken(tmp_path):
     begun(tmp_path)
-    (tmp_path / "walk.json").unlink()
+    (tmp_path / "run.json").unlink()
     kept, _ = claimed(tmp_path, draws=True, seed=1)
     assert kept.chunk(0, 0) is None
 
 
 def test_a_damaged_record_of_the_settings_is_told(tmp_path):
     begun(tmp_path)
-    path = tmp_path / "walk.json"
+    path = tmp_path / "run.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     for text in (path.read_text(), "[]", "{", "{}"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"walk.json is damaged \(.*\): delete"):
+        with pytest.raises(ValueError, match=r"run.json is damaged \(.*\): delete"):
             claimed(tmp_path, seed=1)
 
 
 def test_two_processes_do_not_share_a_walk(tmp_path):
     kept, _ = claimed(tmp_path, draws=True)
-    with pytest.raises(ValueError, match="another process walks in .*: wait for it"):
+    with pytest.raises(ValueError, match="another process samples in .*: wait for it"):
         claimed(tmp_path, draws=True)
     kept.stack.close()
     claimed(tmp_path, draws=True)
@@ -210,7 +210,9 @@ def test_draws_are_those_of_the_groups_that_are_as_far_as_the_first(tmp_path):
     found = store.draws(tmp_path)
     np.testing.assert_array_equal(found, np.concatenate([draws, draws + 1]))
     (tmp_path / "001_000000000020_000000000040.npz").write_bytes(b"no")
-    with pytest.raises(ValueError, match="0040.npz is damaged: run the walk's command"):
+    with pytest.raises(ValueError, match="0040.npz is damaged: run the same command"):
         store.draws(tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no draws: walk with --keep_draws"):
+    with pytest.raises(
+        FileNotFoundError, match="has no draws: sample with --keep_draws"
+    ):
         store.draws(tmp_path / "elsewhere")
