@@ -134,7 +134,7 @@ def write(trace: Trace, out: str | pathlib.Path) -> dict[str, Any]:
         plotting.write_png(out / f"{name}.png", picture)
     frames = _frames(trace)
     if len(frames) > 1:
-        plotting.write_gif(out / "walk.gif", frames)
+        plotting.write_gif(out / "chains.gif", frames)
     report = summary(trace) | {"warnings": warnings(trace)}
     report = {k: v if _is_json(v) else None for k, v in report.items()}
     text = json.dumps(report, indent=2) + "\n"
