@@ -3,8 +3,8 @@
     python -m benchmarks.reproduce table3 --data_dir=../shared/data/tfds
 
 Trains and evaluates what a table needs below --runs, skips what is there, and prints
-the paper's numbers, ours, and what neither should be read without: baselines, floors
-and chance. --budget=full is the paper's protocol, --budget=reduced what two CPU cores
+the paper's numbers, ours, and what neither should be read without: baselines, lower
+bounds and chance. --budget=full is the paper's protocol, --budget=reduced what two CPU cores
 can do. Killed or timed out, the same command goes on.
 """
 
@@ -290,10 +290,10 @@ def figure3() -> Iterator[Sequence]:
 
 
 def figure4() -> Iterator[Sequence]:
-    """Walks from generated images: latent ones sharpen, those on pixels drift (figure 1).
+    """Chains from generated images: latent ones sharpen, those on pixels drift (figure 1).
 
     off the data: root mean square distance of a pixel to the nearest training image,
-    in the images' range [-1, 1]. Pictures and arrays are left in the run's walks/.
+    in the images' range [-1, 1]. Pictures and arrays are left in the run's chains/.
     """
     full = BUDGET.value == "full"
     workdir = trained(Run("", f"configs/{'celeba' if full else 'mnist_small'}.py"))
@@ -303,23 +303,23 @@ def figure4() -> Iterator[Sequence]:
         train.take(train.store, np.arange(min(train.num_examples, 10000)))
     )
     yield (
-        *("walk", "beta", "step size", "acceptance", "energy before", "after"),
+        *("chain", "beta", "step size", "acceptance", "energy before", "after"),
         *("rms of position before", "after", "off the data before", "after"),
     )
-    for name, beta, settings in WALKS:
-        walk = model.sample(
+    for name, beta, settings in CHAINS:
+        chain = model.sample(
             jax.random.key(SEEDS.value or 0),
             restored.learner,
             restored.state,
             inverse_temperature=beta,
             **settings,
         )
-        found = trace.write(walk, workdir / "walks" / name.replace(" ", "_"))
+        found = trace.write(chain, workdir / "chains" / name.replace(" ", "_"))
         yield (
             *(name, beta, found["step_size"], found["acceptance"]),
             *(found["energy_before"], found["energy_after"]),
             *(found["rms_before"], found["rms_after"]),
-            *(_off_data(x, some) for x in (walk.before, walk.x)),
+            *(_off_data(x, some) for x in (chain.before, chain.x)),
         )
 
 
@@ -364,16 +364,16 @@ def image_ebm() -> Iterator[Sequence]:
         run = Run(sampler, f"configs/{config}.py:{sampler}")
         for seed in range(SEEDS.value or 1):
             found = evaluated(run, "buffer", seed)
-            walk = evaluated(run, "long_run", seed)
+            chain = evaluated(run, "long_run", seed)
             yield (
                 f"{sampler}, seed {seed}",
                 *(found[f"frechet_{side}"] for side in sides),
                 *(found[f"energy_distance_{side}"] for side in sides),
                 *_early_and_late(metric_writer.read(trained(run, seed))),
-                walk["acceptance_buffer"],
-                *(walk[f"energy_{when}_buffer"] for when in ("before", "after")),
-                *(walk[f"distance_{when}_buffer"] for when in ("before", "after")),
-                *(walk["distance_after_start"], walk["energy_distance_floor"]),
+                chain["acceptance_buffer"],
+                *(chain[f"energy_{when}_buffer"] for when in ("before", "after")),
+                *(chain[f"distance_{when}_buffer"] for when in ("before", "after")),
+                *(chain["distance_after_start"], chain["energy_distance_floor"]),
                 *(_fid(run, seed), published),
             )
 
@@ -402,7 +402,7 @@ def _early_and_late(log) -> Iterator[float]:
     yield float(np.median([r["iterations_per_second"] for r in rates]))
 
 
-WALKS = (
+CHAINS = (
     ("latent MALA", 10.0, {"space": "latent"}),
     ("latent MALA without prior", 10.0, {"space": "latent", "prior": "none"}),
     ("visible MALA", 1.0, {"space": "data"}),

@@ -68,6 +68,10 @@ def _override_message(error: BaseException, words: str) -> str:
     if "not supported for overriding" in words:
         field = re.search(r"field (config\.\S+)", words)
         return f"{field[1]} cannot be given as a flag: change it in the config file"
+    if field := re.search(r"as instance of .*for (\S+) values allowed", words):
+        return (
+            f"config.{field[1]} cannot be given as a flag: change it in the config file"
+        )
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
         return f"{error.filename} is no directory, or below a file: name another"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

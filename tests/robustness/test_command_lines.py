@@ -39,7 +39,7 @@ the config has no field :: --config.meg.learning_rate.x=1  --config.Width=3
 :: --config.seed=1
 overwrite the value :: --config.meg=5  --config.train={}
 Could not parse :: --config.=1  --config..width=1
-the config has no field recipe :: --config.recipe=3
+config.recipe cannot be given as a flag :: --config.recipe=3
 no FIELD that can be :: --config.meg.num-marginals=3
 Missing value for flag :: --config.width
 * config.width=wide: invalid literal :: --config.width=wide
