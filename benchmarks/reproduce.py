@@ -4,8 +4,8 @@
 
 Trains and evaluates what a table needs below --runs, skips what is there, and prints
 the paper's numbers, ours, and what neither should be read without: baselines, lower
-bounds and chance. --budget=full is the paper's protocol, --budget=reduced what two CPU cores
-can do. Killed or timed out, the same command goes on.
+bounds and chance. --budget=full is the paper's protocol, --budget=reduced what two
+CPU cores can do. Killed or timed out, the same command goes on.
 """
 
 import json

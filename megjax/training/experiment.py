@@ -306,6 +306,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     _check_numbers(plain_values(config))
     with one_line_errors():
         data = recipe.data(config)
+        if not hasattr(data, "shape"):
+            raise ValueError("the recipe's data returns no Dataset: let it return one")
         learner = recipe.learner(config, data.shape, data=data)
         return Experiment(
             data,

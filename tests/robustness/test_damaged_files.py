@@ -106,7 +106,7 @@ recursion :: def get_config():\n return get_config()\n
 * has no recipe :: HEADdel config.recipe\n return config\n
 has no train :: HEADdel config.train\n return config\n
 Recipe :: HEADdel config.recipe\n config.recipe = 'nope'\n return config\n
- :: HEADconfig.recipe = experiment.Recipe(lambda config: None, None)\n return config\n
+returns no Dataset :: HEADconfig.recipe = experiment.Recipe(lambda config: None, None)\n return config\n
 nope :: HEADconfig.recipe = experiment.Recipe(lambda config: config.nope, None)\n return config\n
 today :: HEADconfig.recipe = experiment.Recipe(fails, None)\n return config\ndef fails(config): raise RuntimeError('today')\n
 no plain value :: HEADimport numpy\n config.width = 16\n config.table = numpy.ones(3)\n return config\n
