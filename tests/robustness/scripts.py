@@ -7,6 +7,7 @@ side, and judges what a script says: one that refuses ends with a status other t
 one line that begins with "error: ", and leaves every file as it was.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -60,7 +61,15 @@ class Process:
 
     def stepping(self, seconds: float = 120) -> "Process":
         """Waits for its first line about a training step, or its end."""
-        return self._until(lambda: " step " in self.text() or self.ended, seconds)
+        return self._until(
+            lambda: re.search(r" step \d+/", self.text()) or self.ended, seconds
+        )
+
+    def kill(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def answer(self, seconds: float = 120) -> Answer:
         """Waits for its end; raises TimeoutError, having killed it, where that is late."""
@@ -72,7 +81,7 @@ class Process:
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
+                self.kill(signal.SIGKILL)
                 raise TimeoutError(f"no end in {seconds} s: {self.text()}")
             time.sleep(0.005)
         return self
@@ -104,13 +113,18 @@ class Scripts:
         self.server.stdin.close()
         self.server.wait(60)
 
-    def start(self, script: str, *arguments: str, devices: int = 1) -> Process:
-        """A script under way on so many virtual devices."""
+    def start(
+        self, script: str, *arguments: str, devices: int = 1, fresh: bool = False
+    ) -> Process:
+        """A script under way on so many virtual devices.
+
+        fresh: without the imports, for several processes: their runtime has threads.
+        """
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir(parents=True)
-        request = {"line": [script, *map(str, arguments)], "devices": devices}
-        request["folder"] = str(folder)
+        request = {"line": [script, *map(str, arguments)], "folder": str(folder)}
+        request |= {"devices": devices, "fresh": fresh}
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return Process(folder, int(self.server.stdout.readline()))
 
@@ -192,7 +206,7 @@ def _serve() -> None:
             _keep(**request)
 
 
-def _keep(line: list[str], folder: str, devices: int) -> NoReturn:
+def _keep(line: list[str], folder: str, devices: int, fresh: bool) -> NoReturn:
     """Forks the script, tells its id, waits for it and writes its status down."""
     streams = [
         os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT)
@@ -202,6 +216,9 @@ def _keep(line: list[str], folder: str, devices: int) -> NoReturn:
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         for number, stream in enumerate(streams, start=1):
             os.dup2(stream, number)
+        if fresh:
+            os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)
+            os.execv(sys.executable, [sys.executable, *line])
         _script(line, devices)
     print(child, flush=True)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

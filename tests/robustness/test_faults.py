@@ -3,7 +3,6 @@
 KILLS=200 STEPS=4000 FLIPS=100 in the environment ask for more than the defaults.
 """
 
-import contextlib
 import logging
 import os
 import random
@@ -46,8 +45,7 @@ def line(workdir, **more):
 
 def strike(process, number):
     """Sends a signal to a script; what it says, status included."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, number)
+    process.kill(number)
     return process.answer()
 
 
@@ -143,7 +141,9 @@ def pair(scripts, *arguments, devices=1):
     together = [f"--coordinator={address}", "--num_processes=2"]
     together += ["--heartbeat_timeout=10"]
     return [
-        scripts.start(*arguments, *together, f"--process_id={i}", devices=devices)
+        scripts.start(
+            *arguments, *together, f"--process_id={i}", devices=devices, fresh=True
+        )
         for i in range(2)
     ]
 
@@ -208,17 +208,17 @@ def poisoned(learner, player, *, iteration):
 @pytest.mark.slow
 def test_a_run_whose_player_was_struck_by_nan_goes_on_as_if_it_had_not(tmp_path):
     """The reference takes the same batches and noise from the last checkpoint on."""
-    config = experiment.load(CONFIG_FILE, {})
+    config = experiment.load(CONFIG_FILE)
     config.update_from_flattened_dict(SETTINGS | {"train.iterations_per_call_cpu": 10})
-    built = experiment.built(config)._replace(evaluations={})
+    built = experiment.build(config)._replace(evaluations={})
     found = set()
     for name in ("energy", "generator", "statistics"):
         struck = built._replace(learner=poisoned(built.learner, name, iteration=120))
-        state = loop.train(config, struck, tmp_path / name, config_file=CONFIG_FILE)
+        state = loop.train(config, struck, tmp_path / name, name="toy_8gaussians")
         found.add(checkpoint.state_digest(state))
     with config.unlocked():
         config.train.num_steps = 100
-    state = loop.train(config, built, tmp_path / "whole", config_file=CONFIG_FILE)
+    state = loop.train(config, built, tmp_path / "whole", name="toy_8gaussians")
     config.train.num_steps = 200
     with jax.set_mesh(distributed.data_mesh()):
         for _, _, call in loop.calls(config, built, 100, returns=1):
