@@ -499,5 +499,5 @@ def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):
 
 
 def test_samplers_of_image_energies_are_two():
-    with pytest.raises(ValueError, match="sampler='hmc': choose one of neural, mala"):
+    with pytest.raises(ValueError, match="sampler 'hmc': choose one of neural, mala"):
         full_config("ebm_flowers:hmc")
