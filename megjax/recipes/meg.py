@@ -116,6 +116,7 @@ def spec(config, energy, generator, statistics):
     group, num_steps = config.meg, config.train.num_steps
     base.at_least("train.num_steps", num_steps, 1)
     base.divides("meg.num_microbatches", group.num_microbatches, config.batch_size)
+    base.at_least("meg.num_energy_updates", group.num_energy_updates, 1)
     adam = base.optimizer(group, num_steps)
     refinement = meg.Refinement(group.refinement_steps, group.refinement_step_size)
     return meg.Spec(

@@ -59,6 +59,8 @@ def spec(config, energy, generator):
     group, num_steps = config.wgan_gp, config.train.num_steps
     base.at_least("train.num_steps", num_steps, 1)
     base.divides("wgan_gp.num_microbatches", group.num_microbatches, config.batch_size)
+    num_updates = group.num_energy_updates
+    base.at_least("wgan_gp.num_energy_updates", num_updates, 1)
     optimizer = functools.partial(base.optimizer, group, method="wgan_gp")
     return wgan_gp.Spec(
         energy,
@@ -70,7 +72,7 @@ def spec(config, energy, generator):
             per_example=wgan_gp.PER_EXAMPLE,
             per_pixel=wgan_gp.PER_PIXEL,
         ),
-        energy_optimizer=optimizer(num_steps * group.num_energy_updates),
+        energy_optimizer=optimizer(num_steps * num_updates),
         generator_optimizer=optimizer(num_steps),
     )
 

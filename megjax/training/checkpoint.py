@@ -326,6 +326,7 @@ def _is_record(saved: Any) -> bool:
         and isinstance(saved["recipe"], str | None)
         and isinstance(saved["values"], dict)
         and isinstance(shape, list)
+        and len(shape) > 0
         and all(type(size) is int and 0 < size < 2**31 for size in shape)
     )
 

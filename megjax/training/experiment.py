@@ -231,6 +231,8 @@ def from_values(values: Mapping[str, Any], recipe: Recipe) -> ml_collections.Con
         config = ml_collections.ConfigDict(values)
         config.recipe = recipe
         _check_type("batch_size", config.batch_size, 0)
+        if not isinstance(values["train"], Mapping):
+            raise TypeError(f"train is {values['train']!r}, no group")
         for field, known in TRAIN.items():
             value = config.train[field]
             if not isinstance(known, Mapping):

@@ -211,7 +211,7 @@ DATA = {name: (name, "No prepared dataset 'mnist'") for name in MNIST} | {
     "cifar10": ("cifar10", "No prepared dataset 'cifar10'"),
     "celeba": ("celeba", "No prepared dataset 'celeb_a'"),
     "flowers": ("flowers", "No prepared dataset 'oxford_flowers102'"),
-    "kdd99": ("kdd99", "No KDD Cup 99 file"),
+    "kdd99": ("kdd99", "No kddcup.data_10_percent.gz in|is not a complete gzip"),
     "proposal_logistic": ("proposal_logistic", "No german.data-numeric"),
 }
 
