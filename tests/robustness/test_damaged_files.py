@@ -476,6 +476,10 @@ def test_what_does_no_harm(run, line, change, same, scripts, home, runs):
     assert same(root, runs(run))
 
 
+# Now and then a thread of TensorStore finds that Orbax has given up, and says so.
+LATE = re.compile(r"Traceback.*\n(  .*\n)+RuntimeError: Event loop is closed\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("how", HOW)
@@ -496,7 +500,7 @@ def test_damaged_files_of_a_checkpoint(how, alone, scripts, home, runs):
             damage(path, how, rng.random())
             line = ("sample.py", f"--workdir={root}/run", *DRAW, f"--out={root}/found")
             found = scripts.run(*line)
-            assert "Traceback" not in found.stderr, found
+            assert "Traceback" not in LATE.sub("", found.stderr), found
             assert alone or not found.status, found
             if not found.status:
                 x = drawn(root / "found")
