@@ -45,6 +45,9 @@ def batch_indices(
         epochs = step * walks + jnp.arange(walks, dtype=jnp.int32)
         positions = jnp.broadcast_to(jnp.arange(num_examples), (walks, num_examples))
         indices = _permuted(key, epochs, positions, num_examples=num_examples)
+    # Fused into a reduction over the batch, XLA:CPU of jax 0.12 writes this out once for
+    # every use of every value in it, and never comes to an end.
+    indices = jax.lax.optimization_barrier(indices)
     return indices.reshape(-1)[:size].reshape(shape)
 
 
