@@ -13,6 +13,7 @@ import numpy as np
 
 from megjax import distributed, extras
 from megjax.data import files
+from megjax.metrics import mcmc
 from megjax.recipes import arrays
 from megjax.samplers import hmc, mala, rwm
 from megjax.sampling import model as sampling
@@ -118,7 +119,7 @@ class Model:
         settings that do not fit the model, ImportError without arviz.
         """
         with extras.needed("sampling"):
-            import arviz
+            import arviz  # noqa: F401  Before the chains are drawn, not after.
         trace = sampling.sample(
             key,
             self.learner,
@@ -138,15 +139,13 @@ class Model:
             flat = draws.reshape(-1, *draws.shape[2:])
             x = np.asarray(self._decode(self.state, flat))
             variables = {"z": draws, "x": x.reshape(*draws.shape[:2], *self.shape)}
-        return arviz.from_dict(
-            posterior=variables,
-            sample_stats={
-                "energy": trace.energy[:, 1:],
-                "acceptance_rate": trace.acceptance_rate,
-                "diverging": trace.is_divergent > 0,
-                "step_size": np.full(draws.shape[:2], trace.step_size),
-            },
-        )
+        stats = {
+            "energy": trace.energy[:, 1:],
+            "acceptance_rate": trace.acceptance_rate,
+            "diverging": trace.is_divergent > 0,
+            "step_size": np.full(draws.shape[:2], trace.step_size),
+        }
+        return mcmc.inference_data({"posterior": variables, "sample_stats": stats})
 
     def _kernel(self, name: str) -> dict[str, Any]:
         if name == "learned":

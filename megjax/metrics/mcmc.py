@@ -210,13 +210,22 @@ def exported(x: np.ndarray, infos=None, *, name: str = "x"):
     x: [chains, draws, ...], the posterior's variable `name`. infos: a NamedTuple of
     [chains, draws], as `samplers.kernel.Info`; its fields become `sample_stats`.
     """
-    arviz = _arviz()
     groups = {"posterior": {name: np.asarray(x)}}
     if infos is not None:
         stats = {k: np.asarray(v) for k, v in infos._asdict().items()}
         # ArviZ's name for it.
         stats["diverging"] = stats.pop("is_divergent")
         groups["sample_stats"] = stats
+    return inference_data(groups)
+
+
+def inference_data(groups: Mapping[str, Mapping[str, np.ndarray]]):
+    """Groups of arrays [chains, draws, ...] as ArviZ's data.
+
+    InferenceData before ArviZ's version 1, then a DataTree. Raises ModuleNotFoundError
+    that names the extra where ArviZ is not installed.
+    """
+    arviz = _arviz()
     if "posterior" in inspect.signature(arviz.from_dict).parameters:
         return arviz.from_dict(**groups)
     return arviz.from_dict(groups)

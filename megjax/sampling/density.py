@@ -7,7 +7,6 @@ windows of warm-up; warnings as Vehtari et al. 2021 advise.
 import contextlib
 import functools
 import hashlib
-import inspect
 import math
 import pathlib
 import warnings
@@ -20,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from megjax import distributed, extras
+from megjax.metrics import mcmc
 from megjax.samplers import bijectors
 from megjax.sampling import draw, methods
 from megjax.sampling import store as stores
@@ -143,7 +143,7 @@ def sample(
             kept.finish()
     groups = _groups(draws, thin, method.step_size(parameters))
     _warn(arviz, groups, thin)
-    return _data(arviz, groups)
+    return mcmc.inference_data(groups)
 
 
 def _remembered(kept, method, task, parameters):
@@ -170,13 +170,6 @@ def _arviz():
     with extras.needed("sampling"):
         import arviz
     return arviz
-
-
-def _data(arviz, groups):
-    """InferenceData before ArviZ's version 1, then a DataTree."""
-    if "posterior" in inspect.signature(arviz.from_dict).parameters:
-        return arviz.from_dict(**groups)
-    return arviz.from_dict(groups)
 
 
 def _checked_key(key) -> Key:
