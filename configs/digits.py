@@ -3,8 +3,8 @@
 python train.py --config=configs/digits.py
 python sample.py --workdir=runs/digits --steps=100 --inverse_temperature=5
 
-Measured: 2 minutes on two CPU cores (6000 iterations); recognisable digits, which
-the walk sharpens. See RESULTS.md.
+Measured: 2 minutes on two CPU cores (6000 iterations); rough digits, many of which
+can be named, and latent MALA sharpens them. See RESULTS.md.
 """
 
 from megjax.recipes import meg

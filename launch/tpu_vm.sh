@@ -82,7 +82,9 @@ wait_until_active() {
 }
 
 copy() {
-  run tar -czf "$ARCHIVE" -C "$ROOT" --exclude=.git --exclude=.venv --exclude=runs . &&
+  # tar fails where a file changes while it reads, as caches do.
+  run tar -czf "$ARCHIVE" -C "$ROOT" --exclude={.git,.venv,runs,build,.*_cache} \
+    --exclude={__pycache__,*.egg-info} . &&
     run gcloud compute tpus tpu-vm scp "$ARCHIVE" "$NAME:megjax.tgz" \
       --zone="$ZONE" --worker=all
 }

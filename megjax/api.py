@@ -23,6 +23,7 @@ from megjax.types import Array, Key, Report
 
 CRITERIA = ("energy", "score_norm")
 KERNELS = {"mala": mala, "hmc": hmc, "rwm": rwm}
+TRAINED_KERNELS = ("neural", "gibbs")
 
 
 class Model:
@@ -110,8 +111,8 @@ class Model:
         num: chains, of `steps` transitions each. space: "latent" moves z under
         p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
         moves x under exp(-inverse_temperature E(x)). kernel: "mala", "hmc", "rwm", or
-        "learned" for models with a kernel of their own (proposals, Gibbs sweeps of
-        Boltzmann machines). prior: "gaussian", or "none" as in the paper. options:
+        for models with a kernel of their own "neural" (a trained proposal) or "gibbs"
+        (sweeps of a Boltzmann machine), as of `sample.py`. prior: "gaussian", or "none" as in the paper. options:
         burn_in, thin, step_size, warmup of `megjax.sampling.model.sample`.
 
         `posterior` has x [num, draws, *shape] and, in latent space, z; `sample_stats`
@@ -148,11 +149,11 @@ class Model:
         return mcmc.inference_data({"posterior": variables, "sample_stats": stats})
 
     def _kernel(self, name: str) -> dict[str, Any]:
-        if name == "learned":
+        if name in TRAINED_KERNELS:
             return {"kernel_fn": sampling.trained(self.learner, self.state)}
         if name not in KERNELS:
             raise ValueError(
-                f"kernel={name!r}: choose one of {', '.join((*KERNELS, 'learned'))}"
+                f"kernel={name!r}: choose one of {', '.join((*KERNELS, *TRAINED_KERNELS))}"
             )
         module = KERNELS[name]
         return {
@@ -214,6 +215,11 @@ def train(
 
     Raises ValueError at a config or a field that cannot be, or where `workdir` holds
     another run; FloatingPointError where training diverges.
+
+    >>> import megjax
+    >>> model = megjax.train("rbm_digits", workdir="run", overrides=["train.num_steps=2"])
+    >>> model
+    Model('rbm_digits', shape=(8, 8, 1), step=2)
     """
     if isinstance(config, str):
         name, directory = experiment.name(config), experiment.directory(config)
@@ -304,6 +310,12 @@ def load(
     Nothing that the directory holds is executed. step: by default the newest intact
     checkpoint. recipe: of a run that was trained with a user's own. Raises
     FileNotFoundError where there is no run, ValueError where it cannot be read.
+
+    >>> import jax, megjax
+    >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+    >>> _ = megjax.fit(x, num_steps=2, workdir="fitted")
+    >>> megjax.load("fitted").step
+    2
     """
     workdir = pathlib.Path(workdir).expanduser()
     return Model(loop.restore(workdir, step=step, recipe=recipe))
@@ -316,6 +328,12 @@ def load_weights(
 
     Nothing that the file holds is executed. recipe: as of `load`. Raises
     FileNotFoundError, ValueError where it is damaged or no weights of megjax.
+
+    >>> import jax, megjax
+    >>> x = jax.random.normal(jax.random.key(0), (256, 2))
+    >>> megjax.fit(x, num_steps=2).save("fitted.safetensors")
+    >>> megjax.load_weights("fitted.safetensors").shape
+    (2,)
     """
     return Model(weights.load(path, recipe=recipe))
 
@@ -327,6 +345,11 @@ def evaluate(
 
     names: of evaluations, by default all. seed: of everything random. Raises
     ValueError at a name that there is not, FileNotFoundError where the data are gone.
+
+    >>> import megjax
+    >>> model = megjax.train("rbm_digits", workdir="run", overrides=["train.num_steps=2"])
+    >>> sorted(megjax.evaluate(model, ["monitor"]))
+    ['monitor']
     """
     built = model.run.experiment()
     chosen = evaluation.chosen(built, names)

@@ -28,7 +28,7 @@ def run(
 
     choices: where given, the first argument must be one of them, and `main` gets it.
     distributed: whether several processes may run `main` together, by flags.
-    preemptible: as for `processes.start`.
+    preemptible: as for `distributed.start`.
     Mistakes in flags, configs, files and data end with one line on stderr and status
     1; so do flags that absl refuses. Set MEGJAX_TRACEBACK=1 for the traceback.
     """

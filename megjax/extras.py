@@ -11,6 +11,7 @@ def needed(extra: str) -> Iterator[None]:
     extra: one of `[project.optional-dependencies]` in pyproject.toml.
     Raises ModuleNotFoundError with the command that installs what is missing.
 
+    >>> from megjax.extras import needed
     >>> with needed("plot"):
     ...     import no_such_package
     Traceback (most recent call last):

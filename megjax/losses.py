@@ -23,6 +23,8 @@ def jensen_shannon(joint: Array, marginal: Array) -> Array:
     paper prints minus this with a wrong sign in both terms; eq. 7 is right. Raises
     AssertionError for other shapes, as the two bounds below do.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import jensen_shannon
     >>> print(f"{jensen_shannon(jnp.zeros(4), jnp.zeros((1, 4))):.4f}")  # -2 log 2
     -1.3863
     """
@@ -36,6 +38,8 @@ def donsker_varadhan(joint: Array, marginal: Array) -> Array:
     joint: [B]; marginal: [M, B]. Belghazi et al. 2018. Its minibatch gradient is
     biased by the logarithm of a mean.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import donsker_varadhan
     >>> float(donsker_varadhan(jnp.ones(4), jnp.zeros((2, 4))))
     1.0
     """
@@ -50,6 +54,8 @@ def info_nce(joint: Array, marginal: Array) -> Array:
     joint: [B]; marginal: [M, B], column i holding the M negatives of x_i. At most
     log(M + 1), so it needs many negatives.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import info_nce
     >>> float(info_nce(jnp.zeros(4), jnp.zeros((9, 4))))
     0.0
     """
@@ -62,6 +68,8 @@ def info_nce(joint: Array, marginal: Array) -> Array:
 def energy_contrast(real: Array, fake: Array) -> Array:
     """Mean energy of data minus mean energy of negatives (MEG eq. 3): [B], [N] -> [].
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import energy_contrast
     >>> float(energy_contrast(jnp.array([1.0, 3.0]), jnp.array([5.0])))
     -3.0
     """
@@ -75,6 +83,8 @@ def squared_score(energy_fn: EnergyFn, x: Array) -> Array:
     The sum runs over all axes but the batch. The reference code sums over channels
     and averages over pixels: its weight w is `w / (height * width)` here.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import squared_score
     >>> squared_score(lambda x: x @ jnp.array([3.0, 4.0]), jnp.ones((2, 2)))
     Array([25., 25.], dtype=float32)
     """
@@ -93,6 +103,9 @@ def penalised_energy(
     nonlinearities then are `networks.piecewise.LeakyReLU`s, has it one pass cheaper
     than others, which are treated as `gradient_penalty` does.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import penalised_energy
     >>> from megjax.networks import heads, mlp
     >>> network, x = heads.Energy(mlp.Trunk((8,))), jnp.ones((3, 2))
     >>> params = network.init(jax.random.key(0), x)["params"]
@@ -142,6 +155,8 @@ def gradient_penalty(
     twice: the compiler finds them equal where the loss is the mean of the penalty,
     whence the mean below.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import gradient_penalty, norm_deviation
     >>> energy_fn = lambda x: x @ jnp.array([3.0, 4.0])
     >>> gradient_penalty(energy_fn, jnp.ones((1, 2)), norm_deviation, 10.0)[2]
     Array([160.], dtype=float32)
@@ -156,7 +171,13 @@ def gradient_penalty(
 
 
 def norm_deviation(gradient: Array) -> Array:
-    """(|g| - 1)^2 of every example (Gulrajani et al. 2017, eq. 3): [B, ...] -> [B]."""
+    """(|g| - 1)^2 of every example (Gulrajani et al. 2017, eq. 3): [B, ...] -> [B].
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import norm_deviation
+    >>> norm_deviation(jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [16.0, 0.0]
+    """
     return jnp.square(norms(gradient) - 1)
 
 
@@ -165,6 +186,11 @@ def pixel_norm_deviation(gradient: Array) -> Array:
 
     [B, ..., C] -> [B]. What MEG's reference code asks of its WGAN-GP: images of P
     pixels then have gradients of norm sqrt(P). For vectors this is `norm_deviation`.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import pixel_norm_deviation
+    >>> pixel_norm_deviation(jnp.ones((1, 2, 2, 1))).tolist()
+    [0.0]
     """
     deviation = jnp.square(_norm(gradient, -1) - 1)
     return jnp.mean(deviation, axis=range(1, deviation.ndim))
@@ -188,6 +214,8 @@ def batch_norm_entropy(scales: PyTree, epsilon: float = 1e-8) -> Array:
     constant and to divide the next weights by it leaves the generator as it is and
     raises the sum, without bound.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import batch_norm_entropy
     >>> print(f"{batch_norm_entropy({'scale': jnp.ones(2)}):.4f}")  # of N(0, I)
     2.8379
     """

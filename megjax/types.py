@@ -23,6 +23,10 @@ class Report(NamedTuple):
 
     metrics: name -> number, for the log.
     pictures: name -> uint8 [H, W, 3], for the eye.
+
+    >>> from megjax import Report
+    >>> Report({"acceptance": 0.6}).metrics["acceptance"]
+    0.6
     """
 
     metrics: Mapping[str, float]

@@ -1,5 +1,6 @@
 """The front door: what trained, loaded and exported models do, and what is refused."""
 
+import inspect
 import json
 import pathlib
 import subprocess
@@ -12,6 +13,8 @@ import safetensors.numpy
 
 import megjax
 from megjax.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICK = ("train.num_steps=2", "train.evaluate_every=2", "width=8", "batch_size=16")
@@ -117,6 +120,30 @@ def test_chains_come_as_arviz_data(plane):
     assert visible.posterior.x.shape == (3, 4, 2) and "z" not in visible.posterior
 
 
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("machine")
+    overrides = ["train.num_steps=2", "num_hidden=3", "contrast.num_sample_sweeps=2"]
+    return megjax.train("rbm_digits", workdir=workdir, overrides=overrides)
+
+
+def test_log_probabilities_of_an_enumerable_machine_sum_to_one(machine):
+    config, shape = machine.config, (2, 3, 1)
+    learner = machine.run.recipe.learner(config, shape)
+    state = learner.init(jax.random.key(0), np.zeros((4, *shape), np.float32))
+    small = megjax.Model(
+        machine.run._replace(learner=learner, state=state, shape=shape)
+    )
+    x = 2.0 * np.indices((2,) * 6).reshape(6, -1).T.reshape(-1, *shape) - 1
+    assert np.sum(np.exp(small.log_prob(x))) == pytest.approx(1, abs=1e-5)
+
+
+def test_sweeps_of_a_machine_are_its_chains(machine):
+    data = machine.sample(jax.random.key(0), 2, steps=3, space="data", kernel="gibbs")
+    assert data.posterior.x.shape == (2, 3, 8, 8, 1)
+    assert set(np.unique(data.posterior.x)) <= {-1.0, 1.0}
+
+
 def test_fits_are_of_their_seed(plane):
     x, model = plane
     options = {"num_steps": 2, "batch_size": 16}
@@ -149,7 +176,7 @@ def test_other_learners_fit_vectors(plane, learner):
             lambda x, m: m.sample(jax.random.key(0), 2, kernel="nuts"),
             "choose one of mala",
         ),
-        (lambda x, m: m.sample(jax.random.key(0), 2, kernel="learned"), "no proposal"),
+        (lambda x, m: m.sample(jax.random.key(0), 2, kernel="neural"), "no proposal"),
         (
             lambda x, m: megjax.train("digit"),
             "no config file .digit.: give a path, or one of",
@@ -205,7 +232,9 @@ def test_weights_of_strangers_execute_nothing(digits, tmp_path):
 def test_every_public_name_is_there_and_in_the_reference():
     listed = (ROOT / "docs/api.md").read_text()
     for name in megjax.__all__:
-        assert getattr(megjax, name) is not None
+        value = getattr(megjax, name)
+        if not inspect.ismodule(value):
+            assert ">>>" in inspect.getdoc(value), name
         assert f"`megjax.{name}`" in listed
     with pytest.raises(AttributeError, match="no attribute 'Detector'"):
         _ = megjax.Detector

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of megjax run, and print what they say."""
+"""The examples in the docstrings of megjax run as typed, and print what they say."""
 
 import doctest
 import importlib
@@ -22,7 +22,9 @@ def test_examples(path, tmp_path, monkeypatch):
     name = ".".join(parts).removesuffix(".__init__")
     module = importlib.import_module(name)
     monkeypatch.chdir(tmp_path)
-    examples = [e for e in doctest.DocTestFinder().find(module, name) if e.examples]
+    # Without the names of the module: what a reader types is what stands there.
+    found = doctest.DocTestFinder().find(module, name, globs={})
+    examples = [example for example in found if example.examples]
     assert examples, "an example that doctest does not find"
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     runner = doctest.DocTestRunner(optionflags=options)

@@ -147,6 +147,15 @@ def test_restarts_are_limited(stand_in, tmp_path):
     assert verbs(tmp_path).count("train.py") == 3
 
 
+def test_caches_stay_at_home(stand_in, tmp_path):
+    stand_in("tar")
+    stand_in("gcloud", GCLOUD.replace('touch "$HERE/again"', "exit 0"))
+    assert run(TPU, "up", "slice", SHARE="h:/r").returncode == 0
+    (line,) = [call for call in calls(tmp_path) if call.startswith("tar ")]
+    for name in (".git", ".venv", "runs", ".*_cache", "__pycache__", "*.egg-info"):
+        assert f"--exclude={name}" in line
+
+
 def test_run_and_delete_are_one_command_each(stand_in, tmp_path):
     stand_in("gcloud")
     assert run(TPU, "run", "slice", "--config=c.py", SPOT="0").returncode == 0

@@ -16,7 +16,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under ru
 ONLY = flags.DEFINE_list("only", [], "Names of evaluations; default all.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of the config; repeatable.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
-CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file of a run whose recipe is not megjax's."
+)
 OUT = flags.DEFINE_string("out", None, "Directory; default evaluation/ in the run.")
 
 

@@ -13,7 +13,7 @@ from megjax.training import experiment
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
 OUT = flags.DEFINE_string("out", None, "File; default NAME.safetensors of the run.")
 CONFIG = flags.DEFINE_string(
-    "config", None, "Config of a run with a recipe of its own."
+    "config", None, "Config file of a run whose recipe is not megjax's."
 )
 
 

@@ -48,7 +48,9 @@ KERNEL = flags.DEFINE_enum(
 PROPOSAL = flags.DEFINE_string("proposal", None, "Run that trained a neural kernel.")
 NUM = flags.DEFINE_integer("num", 64, "Samples, one chain each.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**32 - 1)
-CONFIG = flags.DEFINE_string("config", None, "Config of a run with an own recipe.")
+CONFIG = flags.DEFINE_string(
+    "config", None, "Config file of a run whose recipe is not megjax's."
+)
 OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
 
 

@@ -25,6 +25,7 @@ class Dataset(NamedTuple):
         `take(rows, arange(B))`. None for sets that live on the device.
     reference: what evaluations compare with, by name, such as examples held out.
 
+    >>> import numpy as np
     >>> from megjax.data import toy
     >>> data = toy.gaussians_25(num_examples=100)
     >>> data.take(data.store, np.array([0, 1, 2])).shape

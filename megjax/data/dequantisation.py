@@ -16,6 +16,9 @@ def dequantised(key: Key, x: Array, *, num_levels: int = 32) -> Array:
     x: [B, ...], pixel / 127.5 - 1. Level floor(pixel num_levels / 256) becomes the
     interval of that number among num_levels equal ones in [-1, 1].
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.data.dequantisation import dequantised
     >>> x = dequantised(jax.random.key(0), jnp.full((1, 4), -1.0))
     >>> bool(jnp.all((x >= -1) & (x < -1 + 2 / 32)))
     True

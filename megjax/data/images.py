@@ -28,6 +28,8 @@ _CHUNK = 4096
 def normalised(pixels: Array) -> Array:
     """uint8 pixels as float32 in [-1, 1].
 
+    >>> import numpy as np
+    >>> from megjax.data.images import normalised
     >>> normalised(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
     """
@@ -37,6 +39,8 @@ def normalised(pixels: Array) -> Array:
 def resident(name: str, pixels: np.ndarray) -> Dataset:
     """Images uint8 [N, H, W, C] that live on the device.
 
+    >>> import numpy as np
+    >>> from megjax.data.images import resident
     >>> data = resident("grey", np.zeros((10, 8, 8, 1), np.uint8))
     >>> data.take(data.store, np.array([0, 1])).shape
     (2, 8, 8, 1)

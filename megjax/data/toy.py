@@ -42,6 +42,8 @@ def ring_8() -> Mixture:
 def mixture_log_density(mixture: Mixture, x: Array) -> Array:
     """log p(x) in nats, [...], at points x [..., D].
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.data.toy import grid_25, mixture_log_density
     >>> x = jnp.array([[0.0, 0.0], [0.3, 0.3]])
     >>> density = jnp.exp(mixture_log_density(grid_25(), x))
     >>> bool(density[0] > density[1])
@@ -59,6 +61,7 @@ def gaussians_25(*, seed: int = 0, num_examples: int = 100_000) -> Dataset:
 
     `num_examples` is rounded down to a multiple of 25.
 
+    >>> from megjax.data.toy import gaussians_25
     >>> gaussians_25(num_examples=1000).store.shape
     (1000, 2)
     """

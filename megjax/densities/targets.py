@@ -33,6 +33,8 @@ class Target(NamedTuple):
     sample: (key, num) -> exact draws [num, dim]; None where nobody knows how.
     moments: closed form, or long runs of another sampler; None where unknown.
 
+    >>> import jax
+    >>> from megjax.densities.targets import funnel
     >>> target = funnel(dim=3, std=1.0)
     >>> target.sample(jax.random.key(0), 5).shape
     (5, 3)
@@ -55,6 +57,9 @@ def starts(target: Target, key: Key, num: int) -> Array:
 def gaussian(name: str, covariance: np.ndarray) -> Target:
     """N(0, C) for a covariance [dim, dim], or [dim] where it is diagonal.
 
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from megjax.densities.targets import gaussian
     >>> target = gaussian("normal", np.array([1.0, 4.0]))
     >>> float(target.log_density(jnp.array([0.0, 2.0])))
     -0.5
@@ -98,6 +103,7 @@ def strongly_correlated_gaussian() -> Target:
 def banana(*, std: float = 1.0, bend: float = 1.0, shift: float = 0.0) -> Target:
     """x0 ~ N(0, std^2), x1 | x0 ~ N(bend x0^2 + shift, 1).
 
+    >>> from megjax.densities.targets import banana
     >>> banana().moments.mean.tolist()
     [0.0, 1.0]
     """

@@ -45,6 +45,9 @@ def family(
     Raises ValueError below two hidden layers, for Potts hidden units, and where
     neighbouring layers are both Gaussian, see `layer_kinds`.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.dbm import family
     >>> machine = family((4, 3, 2))
     >>> params = machine.init(jax.random.key(0))
     >>> [layer.shape for layer in machine.posterior(params, jnp.zeros((5, 4)))]

@@ -33,6 +33,8 @@ def states(kind: units.Kind, num_units: int) -> Array:
 
     Raises ValueError for units with continuous values and above 2^20 states.
 
+    >>> from megjax.energies import units
+    >>> from megjax.energies.exact import states
     >>> states(units.BERNOULLI, 2).tolist()
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
@@ -73,6 +75,9 @@ def energies(energy_fn: EnergyFn, x: Array, *, batch_size: int = 2**13) -> Array
 def distribution(energy_fn: EnergyFn, kind: units.Kind, num_units: int) -> Distribution:
     """exp(-E(x)) / Z over every x of a layer; raises ValueError as `states`.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies import units
+    >>> from megjax.energies.exact import distribution, entropy
     >>> free = distribution(lambda x: jnp.zeros(len(x)), units.SPIN, 3)
     >>> print(f"{free.log_partition:.4f} {entropy(free):.4f}")  # 3 log 2
     2.0794 2.0794

@@ -92,6 +92,8 @@ def from_couplings(bias: Array, couplings: Array) -> dict[str, Array]:
 
     Raises ValueError where J is not negative definite and Z diverges.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.gaussian import from_couplings, moments
     >>> params = from_couplings(jnp.array([1.0]), jnp.array([[-2.0]]))
     >>> [round(float(v.squeeze()), 4) for v in moments(params)]
     [0.5, 0.5]

@@ -19,6 +19,8 @@ def couplings(patterns: Array) -> Array:
 
     Mehta et al. leave out the factor 1 / n, which sets the scale of temperature only.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.hopfield import couplings
     >>> couplings(jnp.array([[1.0, -1.0]])).tolist()
     [[0.0, -0.5], [-0.5, 0.0]]
     """

@@ -50,6 +50,9 @@ def family(
     Raises ValueError for continuous units, an edge from a unit to itself, and an edge
     given twice or outside the model.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.ising import family
     >>> model = family(4)
     >>> params = model.init(jax.random.key(0))
     >>> float(model.energy(params, jnp.ones((1, 4)))[0]) == 0  # nothing interacts yet

@@ -84,6 +84,8 @@ def dual(multipliers: Array, features: Array, target: Array) -> Array:
     Convex; its minimum is the distribution with E[f] = target [k], and its value there
     the entropy of that distribution.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.maxent import dual
     >>> states = jnp.array([[0.0], [1.0]])
     >>> print(f"{dual(jnp.zeros(1), states, jnp.array([0.5])):.4f}")  # log 2
     0.6931

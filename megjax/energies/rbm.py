@@ -55,6 +55,9 @@ def family(
     singular value of 1), where hidden units are Potts, and where a precision is to be
     learned of other units than Gaussian.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.energies.rbm import family
     >>> machine = family(4, 3)
     >>> params = machine.init(jax.random.key(0))
     >>> machine.energy(params, jnp.zeros((2, 4))).shape

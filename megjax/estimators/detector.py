@@ -62,6 +62,7 @@ class EnergyDetector(OutlierMixin, base.Estimator):
     `feature_names_in_` where columns have names; `params_`, weights of the energy;
     `center_` and `scale_` [F]. `save` and `load` need no pickle.
 
+    >>> from megjax import EnergyDetector
     >>> import numpy as np
     >>> x = np.random.default_rng(0).normal(size=(200, 2))
     >>> detector = EnergyDetector(num_steps=20, random_state=0).fit(x)
@@ -183,6 +184,13 @@ class PyODEnergyDetector(BaseEstimator):
 
     Fitted: `decision_scores_` and `labels_` [N] of the training rows, `threshold_`,
     and the fitted `detector_`.
+
+    >>> import numpy as np
+    >>> from megjax import EnergyDetector, PyODEnergyDetector
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> detector = PyODEnergyDetector(EnergyDetector(num_steps=20, random_state=0))
+    >>> int(detector.fit(x).labels_.sum())
+    20
     """
 
     def __init__(self, detector=None, *, contamination=0.1):

@@ -54,6 +54,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
     `feature_names_in_` where columns have names. `save` and `load` need no pickle; a
     loaded machine goes on training and sampling as the saved one would.
 
+    >>> from megjax import RBM
     >>> import numpy as np
     >>> x = np.random.default_rng(0).integers(0, 2, (100, 6)).astype(float)
     >>> machine = RBM(n_components=3, random_state=0).fit(x)

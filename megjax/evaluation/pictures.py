@@ -36,6 +36,8 @@ def sample_grid(learner: Learner, num: int = 100) -> Evaluation:
 def chains(x: np.ndarray, *, num_lags: int = 100) -> dict[str, np.ndarray]:
     """Traces, ranks and autocorrelations of x [chains, draws, dim], first 4 dimensions.
 
+    >>> import numpy as np
+    >>> from megjax.evaluation.pictures import chains
     >>> sorted(chains(np.random.default_rng(0).normal(size=(2, 50, 1))))
     ['autocorrelations', 'ranks', 'traces']
     """

@@ -38,6 +38,8 @@ class Learner(NamedTuple):
     nothing else. A terminal shows a few names (`training.metric_writer`); all are
     written.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> from megjax.learners import meg
     >>> from megjax.networks import heads, mlp
     >>> spec = meg.Spec(
@@ -73,6 +75,15 @@ class Player:
     params: trainable parameters.
     variables: other collections, such as batch statistics.
     optimizer: state of the optimizer.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from megjax.learners.base import player
+    >>> from megjax.networks import mlp
+    >>> variables = mlp.Trunk((4,)).init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> sorted(vars(player(variables, optax.sgd(0.1))))
+    ['optimizer', 'params', 'variables']
     """
 
     params: PyTree

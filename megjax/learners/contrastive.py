@@ -102,7 +102,20 @@ def checked(spec: Spec) -> Spec:
 
 
 def contrastive(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does."""
+    """The learner of a specification. Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import contrastive
+    >>> from megjax.learners.contrastive import Spec
+    >>> from megjax.energies import rbm
+    >>> learner = contrastive(Spec(rbm.family(4, 3), num_sample_sweeps=10))
+    >>> x = jnp.zeros((1, 8, 4))
+    >>> state = learner.init(jax.random.key(0), x[0])
+    >>> state, metrics = learner.step(jax.random.key(1), state, x)
+    >>> learner.sample(jax.random.key(2), state, 5).shape
+    (5, 4)
+    """
     spec = checked(spec)
     return Learner(
         init=partial(init, spec),

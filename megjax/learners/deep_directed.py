@@ -85,6 +85,17 @@ def deep_directed(spec: Spec) -> Learner:
     Its latents z are standard normals, whose distribution function makes the uniform
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.
     Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import deep_directed
+    >>> from megjax.learners.deep_directed import Spec
+    >>> from megjax.networks import experts
+    >>> energy = experts.Experts(experts.Features((8,)), 4)
+    >>> learner = deep_directed(Spec(energy, experts.Generator((8,), (2,)), latent_dim=3))
+    >>> state = learner.init(jax.random.key(0), jnp.ones((4, 2)))
+    >>> learner.sample(jax.random.key(1), state, 5).shape
+    (5, 2)
     """
     return adversarial.assembled(
         checked(spec),

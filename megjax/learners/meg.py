@@ -127,7 +127,25 @@ def checked(spec: Spec) -> Spec:
 
 
 def meg(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does."""
+    """The learner of a specification. Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import meg
+    >>> from megjax.learners.meg import Spec
+    >>> from megjax.networks import heads, mlp
+    >>> spec = Spec(
+    ...     energy=heads.Energy(mlp.Trunk((8,))),
+    ...     generator=mlp.Generator((8,), 2),
+    ...     statistics=mlp.Statistics((8, 8)),
+    ...     latent_dim=3,
+    ... )
+    >>> learner, x = meg(spec), jnp.ones((spec.num_energy_updates, 4, 2))
+    >>> state = learner.init(jax.random.key(0), x[0])
+    >>> state, metrics = learner.step(jax.random.key(1), state, x)
+    >>> learner.energy(state, x[0]).shape
+    (4,)
+    """
     return adversarial.assembled(
         checked(spec),
         energy_update=energy_update,

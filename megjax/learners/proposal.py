@@ -172,6 +172,24 @@ def proposal(spec: Spec) -> Learner:
     """The learner of a specification; its energy is that of the target.
 
     Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import proposal
+    >>> from megjax.learners.proposal import Spec
+    >>> from megjax.networks.proposal import Vectors
+    >>> learner = proposal(
+    ...     Spec(
+    ...         lambda x: -jnp.sum(x**2) / 2,
+    ...         Vectors((2,), width=8, num_steps=1),
+    ...         lambda key, num: jax.random.normal(key, (num, 2)),
+    ...     )
+    ... )
+    >>> x = jax.random.normal(jax.random.key(0), (1, 16, 2))
+    >>> state = learner.init(jax.random.key(1), x[0])
+    >>> state, metrics = learner.step(jax.random.key(2), state, x)
+    >>> learner.energy(state, x[0]).shape
+    (16,)
     """
     spec = checked(spec)
     return Learner(

@@ -70,7 +70,20 @@ def checked(spec: Spec) -> Spec:
 
 
 def replay(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does."""
+    """The learner of a specification. Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import replay
+    >>> from megjax.learners.replay import Spec
+    >>> from megjax.learners import adaptive_samplers
+    >>> from megjax.networks import smooth
+    >>> sampler = adaptive_samplers.langevin(adaptive_samplers.StepSize())
+    >>> learner = replay(Spec(smooth.Energy(4), sampler, buffer_size=8, num_transitions=1))
+    >>> state = learner.init(jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
+    >>> learner.sample(jax.random.key(1), state, 2).shape
+    (2, 8, 8, 1)
+    """
     spec = checked(spec)
     return Learner(
         init=partial(init, spec),

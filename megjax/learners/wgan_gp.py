@@ -84,7 +84,19 @@ def checked(spec: Spec) -> Spec:
 
 
 def wgan_gp(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does."""
+    """The learner of a specification. Raises ValueError as `checked` does.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import wgan_gp
+    >>> from megjax.learners.wgan_gp import Spec
+    >>> from megjax.networks import heads, mlp
+    >>> energy, generator = heads.Energy(mlp.Trunk((8,))), mlp.Generator((8,), 2)
+    >>> learner = wgan_gp(Spec(energy, generator, latent_dim=3))
+    >>> state = learner.init(jax.random.key(0), jnp.ones((4, 2)))
+    >>> learner.sample(jax.random.key(1), state, 5).shape
+    (5, 2)
+    """
     return adversarial.assembled(
         checked(spec),
         energy_update=energy_update,

@@ -15,6 +15,8 @@ def coverage(
     near_share: fraction of samples within that distance of some mode.
     kl_uniform: `kl_to_uniform` of the near samples' modes.
 
+    >>> import numpy as np
+    >>> from megjax.metrics.coverage import coverage
     >>> coverage(np.zeros((4, 2)), np.array([[0.0, 0.0], [1.0, 0.0]]), 0.1)["modes"]
     1
     """
@@ -33,6 +35,8 @@ def kl_to_uniform(counts: np.ndarray) -> float:
 
     The reverse divergence is infinite as soon as a cell is empty. NaN without samples.
 
+    >>> import numpy as np
+    >>> from megjax.metrics.coverage import kl_to_uniform
     >>> print(f"{kl_to_uniform(np.array([5, 0])):.4f}")  # log 2
     0.6931
     """
@@ -49,6 +53,8 @@ def relative_spread(x: np.ndarray, real: np.ndarray) -> Mapping[str, float]:
     distance of a sample to the nearest other one over the same of as many real ones; 0
     where all samples are the same.
 
+    >>> import numpy as np
+    >>> from megjax.metrics.coverage import relative_spread
     >>> relative_spread(np.eye(3) / 2, np.eye(3))["spacing"]
     0.5
     """

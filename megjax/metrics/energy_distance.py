@@ -27,6 +27,8 @@ def energy_distance(x: Array, y: Array) -> Array:
     Means over all pairs, an example with itself included, which keeps it positive: two
     samples of one distribution are about E|x - x'| (1 / N + 1 / M) apart.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import energy_distance
     >>> x = jnp.array([[0.0], [1.0]])
     >>> float(energy_distance(x, x)), float(energy_distance(x[:1], x[1:]))
     (0.0, 2.0)

@@ -102,6 +102,8 @@ def frechet_distance(
     of eigenvalues of the product, keeps singular covariances accurate.
     Raises ValueError where the shapes are not [F], [F, F], [F], [F, F].
 
+    >>> import numpy as np
+    >>> from megjax.metrics.frechet import frechet_distance
     >>> one = np.eye(2)
     >>> round(frechet_distance(np.zeros(2), one, np.array([3.0, 4.0]), one), 6)
     25.0

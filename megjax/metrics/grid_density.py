@@ -41,6 +41,8 @@ def grid(size: int = 500, extent: float = 2.0) -> Grid:
 def grid_energies(energy_fn: EnergyFn, grid: Grid, chunks: int = 20) -> Array:
     """Energies of the grid's cells [size^2], in chunks to bound memory.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.metrics.grid_density import grid, grid_energies
     >>> cells = grid(size=10)
     >>> grid_energies(lambda x: jnp.sum(x**2, -1), cells).shape
     (100,)
@@ -113,6 +115,8 @@ def kl_divergence(p: np.ndarray, log_q: np.ndarray) -> float:
 def jensen_shannon_divergence(p: np.ndarray, q: np.ndarray) -> float:
     """Of two distributions over cells [N], in nats, in [0, log 2].
 
+    >>> import numpy as np
+    >>> from megjax.metrics.grid_density import jensen_shannon_divergence
     >>> print(f"{jensen_shannon_divergence(np.array([1, 0]), np.array([0, 1])):.4f}")
     0.6931
     """

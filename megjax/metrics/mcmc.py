@@ -58,6 +58,8 @@ def effective_sample_size(traces: np.ndarray) -> float:
     NaN where it is undefined: fewer than 4 draws, a non-finite value, no variation; and
     without ArviZ (the extra `sampling`).
 
+    >>> import numpy as np
+    >>> from megjax import effective_sample_size
     >>> draws = np.random.default_rng(0).normal(size=(4, 500))
     >>> 1500 < effective_sample_size(draws) < 2500
     True
@@ -74,6 +76,8 @@ def r_hat(traces: np.ndarray) -> float:
     not mixed. NaN as for `effective_sample_size` and for a single chain; infinite
     where chains differ and none of them moves.
 
+    >>> import numpy as np
+    >>> from megjax import r_hat
     >>> draws = np.random.default_rng(0).normal(size=(4, 500))
     >>> abs(r_hat(draws) - 1) < 0.01
     True
@@ -141,6 +145,8 @@ def squared_jumps(x: np.ndarray) -> np.ndarray:
     Of a stationary chain it is twice the variance times one minus the lag-1
     autocorrelation.
 
+    >>> import numpy as np
+    >>> from megjax.metrics.mcmc import squared_jumps
     >>> squared_jumps(np.array([[[0.0], [1.0], [3.0]]])).tolist()
     [2.5]
     """

@@ -25,6 +25,9 @@ from megjax.types import Array
 class Trunk(linen.Module):
     """Features x [B, 28, 28, C] -> [B, 4 width]; piecewise linear, no normalisation.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.dcgan import Trunk
     >>> x = jnp.ones((1, 28, 28, 1))
     >>> jax.eval_shape(Trunk(8).init_with_output, jax.random.key(0), x)[0].shape
     (1, 32)

@@ -49,6 +49,9 @@ class Experts(linen.Module):
         ever along some ray.
     linear: whether to have the term b . x.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.experts import Experts, Features
     >>> network, x = Experts(Features((8,)), num_experts=4), jnp.ones((3, 2))
     >>> network.init_with_output(jax.random.key(0), x)[0].shape
     (3,)

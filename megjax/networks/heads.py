@@ -15,6 +15,8 @@ from megjax.types import Array
 class Energy(linen.Module):
     """E(x) = w . trunk(x) + b: x [B, ...] -> [B].
 
+    >>> import jax.numpy as jnp
+    >>> from megjax import Energy
     >>> import jax
     >>> from megjax.networks import mlp
     >>> network, x = Energy(mlp.Trunk((8,))), jnp.ones((3, 2))
@@ -40,6 +42,15 @@ class Statistics(linen.Module):
     """T(x, z): x [B, ...], z [B, k] or [M, B, k] -> z.shape[:-1].
 
     The trunk runs once for all M latents of an x.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import Statistics
+    >>> import jax
+    >>> from megjax.networks import mlp
+    >>> network = Statistics(mlp.Trunk((8,)), latent_dim=3, width=8)
+    >>> x, z = jnp.ones((4, 2)), jnp.ones((5, 4, 3))
+    >>> network.apply(network.init(jax.random.key(0), x, z), x, z).shape
+    (5, 4)
     """
 
     trunk: linen.Module

@@ -32,6 +32,9 @@ class Trunk(linen.Module):
     remat: keep what enters a stage for the backward pass, and compute the rest of the
         stage again there.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.ladder import Trunk
     >>> x = jnp.ones((1, 16, 16, 3))
     >>> jax.eval_shape(Trunk(8).init_with_output, jax.random.key(0), x)[0].shape
     (1, 128)
@@ -111,6 +114,7 @@ def widths(width: int, image_size: int) -> list[int]:
     width / 8, / 4, / 2, then width for images above 32 pixels; small images leave out
     the outer stages. Raises ValueError where the image or the width does not fit.
 
+    >>> from megjax.networks.ladder import widths
     >>> widths(512, 32)
     [64, 128, 256]
     """

@@ -17,6 +17,9 @@ from megjax.types import Array
 class Trunk(linen.Module):
     """Features of vectors: x [..., n] -> [..., hidden[-1]]; piecewise linear.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.mlp import Trunk
     >>> x = jnp.ones((3, 2))
     >>> Trunk((16, 8)).init_with_output(jax.random.key(0), x)[0].shape
     (3, 8)
@@ -38,6 +41,9 @@ class Trunk(linen.Module):
 class Generator(linen.Module):
     """z [B, k] -> x [B, output_dim], unbounded. `train` changes nothing.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.mlp import Generator
     >>> z = jnp.ones((3, 4))
     >>> Generator((8,), 2).init_with_output(jax.random.key(0), z, train=False)[0].shape
     (3, 2)
@@ -63,6 +69,9 @@ class Statistics(linen.Module):
 
     The part of the first layer that reads x is applied once for all M latents.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.mlp import Statistics
     >>> x, z = jnp.ones((3, 2)), jnp.ones((5, 3, 4))
     >>> Statistics((8, 8)).init_with_output(jax.random.key(0), x, z)[0].shape
     (5, 3)

@@ -16,6 +16,8 @@ class LeakyReLU(linen.Module):
     The pattern is written where the collection "pattern" is mutable, and replaces the
     signs of x where that collection is given.
 
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.piecewise import LeakyReLU
     >>> LeakyReLU(0.1).apply({}, jnp.array([-2.0, 3.0]))
     Array([-0.2,  3. ], dtype=float32)
     """

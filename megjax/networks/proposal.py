@@ -33,7 +33,7 @@ class Proposal(linen.Module):
         gradient once, after the flow); "none" nowhere.
     bound: of |S|. The paper has none, and in float32 its inverse can then fail.
     learned_shrinkage: makes them easier where scales differ by orders of magnitude from place
-        to place, as in funnels; not in the paper. Every step also takes a trained share
+        to place, as in funnels; not in the paper. Every step also takes a trained fraction
         of x off, so that a proposal can forget x whole without a network that makes x
         again; and networks see arcsinh of their inputs.
     initial_log_scale: logarithm of the factor of all moves, which is trained.

@@ -22,6 +22,9 @@ class Energy(linen.Module):
     width: channels at full size; twice as many each time the side is halved, to 4.
     Raises ValueError at other sides.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.networks.smooth import Energy
     >>> x = jnp.ones((2, 8, 8, 3))
     >>> jax.eval_shape(Energy(4).init_with_output, jax.random.key(0), x)[0].shape
     (2,)

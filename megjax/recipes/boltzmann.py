@@ -141,14 +141,17 @@ def image_learner(config, shape, data=None):
     base.at_least("early_stopping.every", config.early_stopping.every, 1)
     own = image_spec(config, shape, data)
     learner = contrastive.contrastive(own)
-    if not config.early_stopping.gap:
+    if config.early_stopping.gap:
+        learner = stopping.stopped_early(
+            learner,
+            functools.partial(validation_gap, own, data),
+            limit=config.early_stopping.gap,
+            every=config.early_stopping.every,
+        )
+    if config.evaluation.log_partition != "enumeration":
         return learner
-    return stopping.stopped_early(
-        learner,
-        functools.partial(validation_gap, own, data),
-        limit=config.early_stopping.gap,
-        every=config.early_stopping.every,
-    )
+    params = image_model(config, shape).params
+    return learner._replace(log_partition=lambda s: rbm.log_partition(params(s)))
 
 
 def validation_gap(spec, data, state):

@@ -23,6 +23,7 @@ class Bijector(NamedTuple):
     forward_log_det: log |det dx / du| at u, of one position [...] -> [].
     limit: no |x| is beyond it.
 
+    >>> from megjax import positive
     >>> positive().forward(positive().inverse(3.0))
     Array(3., dtype=float32, weak_type=True)
     """
@@ -43,6 +44,12 @@ def positive(shape: str = "exp") -> Bijector:
 
     exp suits scales and rates; softplus suits densities that fall fast for large x.
     Raises ValueError at another shape.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import positive
+    >>> scale = positive()
+    >>> float(scale.forward(jnp.zeros(()))), float(scale.inverse(jnp.ones(())))
+    (1.0, 0.0)
     """
     if shape == "exp":
         return Bijector(jnp.exp, jnp.log, jnp.sum)
@@ -60,6 +67,12 @@ def interval(low: float, high: float) -> Bijector:
     """Positions strictly between two bounds: x = low + (high - low) sigmoid(u).
 
     Raises ValueError unless low < high, both finite.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import interval
+    >>> rate = interval(0.0, 1.0)
+    >>> float(rate.forward(jnp.zeros(()))), round(float(rate.inverse(jnp.array(0.5))), 6)
+    (0.5, 0.0)
     """
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"low={low}, high={high}: want finite numbers, low < high.")

@@ -73,6 +73,9 @@ def nuts(
     Up to 2^max_num_doublings evaluations of the gradient per step. Other masses:
     `window_adaptation.kernel`. Raises ModuleNotFoundError without blackjax.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.samplers.from_blackjax import nuts
     >>> fixed = nuts(lambda x: -jnp.sum(x**2) / 2, step_size=0.5)
     >>> state, info = fixed.step(jax.random.key(0), fixed.init(jnp.zeros(2)))
     >>> bool(info.acceptance_rate > 0.5)
@@ -161,6 +164,9 @@ def from_algorithm(algorithm: Any) -> Kernel:
     `init` of the result takes (position, key), and passes the key on where the
     algorithm's takes one. Of its infos the scalars that we know are kept.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.samplers.from_blackjax import from_algorithm
     >>> import blackjax
     >>> theirs = blackjax.hmc(lambda x: -jnp.sum(x**2), 0.3, jnp.ones(2), 5)
     >>> from_algorithm(theirs).init(jnp.ones(2), jax.random.key(0)).logdensity

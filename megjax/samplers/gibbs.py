@@ -28,6 +28,19 @@ def gibbs(
 
     Units of chains [B, ...] come from `family.start`; the caller vmaps over them. Every
     step is accepted. Raises ValueError where the family has no sweep.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import gibbs
+    >>> from megjax.energies import rbm
+    >>> family = rbm.family(4, 3)
+    >>> params = family.init(jax.random.key(0))
+    >>> chains = family.start(jax.random.key(1), params, jnp.zeros((2, 4)))
+    >>> kernel = gibbs(family, params)
+    >>> states = jax.vmap(kernel.init)(chains)
+    >>> states, info = jax.vmap(kernel.step)(jax.random.split(jax.random.key(2)), states)
+    >>> states.position.shape
+    (2, 4)
     """
     if family.sweep is None:
         raise ValueError("This energy has no Gibbs sweep: use samplers.mala or rwm.")

@@ -56,6 +56,14 @@ def hmc(
     A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
     counted: its `Info.is_divergent` is true. Raises ValueError where
     num_integration_steps < 1.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import hmc
+    >>> kernel = hmc(lambda x: -jnp.sum(x**2) / 2, step_size=0.1)
+    >>> state, info = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(3)))
+    >>> state.position.shape, bool(info.acceptance_rate > 0.9)
+    ((3,), True)
     """
     if num_integration_steps < 1:
         raise ValueError(

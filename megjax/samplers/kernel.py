@@ -23,6 +23,11 @@ class Info(NamedTuple):
         diverged.
 
     The names are blackjax's; the infos of other kernels may have more fields.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import Info
+    >>> Info(jnp.array(0.8), jnp.array(True), jnp.array(False))._fields
+    ('acceptance_rate', 'is_accepted', 'is_divergent')
     """
 
     acceptance_rate: Array
@@ -38,6 +43,20 @@ class Kernel(NamedTuple):
 
     A state is a NamedTuple of arrays that has a field `position` and does not depend
     on the kernel's hyperparameters, so that a step size can change between steps.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import Info, Kernel
+    >>> from megjax.types import Array
+    >>> from typing import NamedTuple
+    >>> class State(NamedTuple):
+    ...     position: Array
+    >>> def step(key, state):
+    ...     moved = State(-state.position)
+    ...     return moved, Info(jnp.ones(()), jnp.array(True), jnp.array(False))
+    >>> state, info = Kernel(State, step).step(jax.random.key(0), State(jnp.ones(1)))
+    >>> float(state.position[0])
+    -1.0
     """
 
     init: Callable[[Array], Any]

@@ -44,6 +44,14 @@ def mala(
     factor: L of a preconditioner L L^T as in `preconditioner`, of the proposal
     x + a L L^T grad log p(x) + sqrt(2a) L noise.
     has_aux: the density returns (value, aux), and states carry the aux along.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import mala
+    >>> kernel = mala(lambda x: -jnp.sum(x**2) / 2, step_size=0.5)
+    >>> state, info = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(3)))
+    >>> state.position.shape, bool(0 <= info.acceptance_rate <= 1)
+    ((3,), True)
     """
     init_fn = functools.partial(init, log_density_fn=log_density_fn, has_aux=has_aux)
     return Kernel(

@@ -93,6 +93,10 @@ def sample(
     the same text) and shapes compiles nothing. Raises ValueError at arguments out of
     range, and where the density is not finite at the start.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from megjax import sample
     >>> data = np.random.default_rng(0).normal(3.0, 2.0, size=100)
     >>> def log_density(position):
     ...     scale = jnp.exp(position["log_scale"])

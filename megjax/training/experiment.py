@@ -83,6 +83,11 @@ class Recipe:
 
     Each raises ValueError with the value, the rule and what to give instead. One of
     megjax has a name, such as "meg.images": where it stands below `megjax.recipes`.
+
+    >>> from megjax.training.experiment import recipe_name
+    >>> from megjax import recipes
+    >>> recipe_name(recipes.meg.images)
+    'meg.images'
     """
 
     data: Callable[[ml_collections.ConfigDict], Dataset]
@@ -96,6 +101,12 @@ class Experiment(NamedTuple):
 
     evaluations: name -> (key, learner state) -> Report, in the training loop and after.
     protocols: likewise, too slow for the loop; `evaluate.py` runs both.
+
+    >>> from megjax.training.experiment import build, load
+    >>> import megjax
+    >>> built = build(load("toy_8gaussians"))
+    >>> built.data.shape, sorted(built.evaluations)
+    ((2,), ['plane'])
     """
 
     data: Dataset
