@@ -29,8 +29,9 @@ def rwm(
     step_size: standard deviation of the move in every coordinate.
     has_aux: the density returns (value, aux), and states carry the aux along.
 
-    >>> from megjax import rwm
     >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax import rwm
     >>> kernel = rwm(lambda x: -jnp.sum(x**2) / 2, step_size=0.1)
     >>> state, info = kernel.step(jax.random.key(0), kernel.init(jnp.zeros(3)))
     >>> state.position.shape, bool(info.acceptance_rate > 0.5)
