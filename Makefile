@@ -26,7 +26,7 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python train.py --config=configs/digits.py --workdir=runs/demo
-	$(BIN)/python sample.py --workdir=runs/demo --steps=100 --inverse_temperature=5
+	$(BIN)/python sample.py --workdir=runs/demo --steps=100
 	@echo "Look at runs/demo/samples: before.png, after.png, timeline.png, chains.gif"
 
 test: install

@@ -25,7 +25,7 @@ from benchmarks import measure, proposals
 from megjax import app
 from megjax.data import images
 from megjax.evaluation import anomaly, fidelity
-from megjax.recipes import cifar10, image_sets, meg
+from megjax.recipes import cifar10, image_sets, wgan_gp
 from megjax.samplers import rwm
 from megjax.sampling import model, trace
 from megjax.training import checkpoint, evaluate, experiment, loop, metric_writer
@@ -45,11 +45,10 @@ CIFAR_CLASSIFIER = flags.DEFINE_string(
 ROWS = flags.DEFINE_list("rows", list(proposals.ROWS), "Targets of proposal_table1.")
 NO_FILES = ("toy", "digits", "icg", "scg", "moon", "funnel")
 """Parts of the names of configs that read no data."""
-RATES = {
-    f"wgan_gp.{name}": meg.in_nats()[name]
-    for name in ("learning_rate", "schedule", "average_decay")
-}
-"""Those of small configurations of MEG, so that only the method differs."""
+TRAINING_SECONDS = flags.DEFINE_float(
+    "training_seconds", 200.0, "Of every run of `images` and of a reduced table1.", 1.0
+)
+GAN = "configs/wgan_gp.py:"
 
 
 class Run(NamedTuple):
@@ -71,19 +70,18 @@ class Run(NamedTuple):
 def trained(run: Run, seed: int = 0) -> pathlib.Path:
     """The directory of a run that is trained to its end, now or formerly."""
     workdir = run.workdir(seed)
-    arguments = [
-        f"--{name}"
-        for name in [
-            f"config={run.config}",
-            f"workdir={workdir}",
-            f"config.train.seed={seed}",
-            *(f"config.{field}={value}" for field, value in run.fields.items()),
-        ]
-    ]
-    if DATA_DIR.value and not any(name in run.config for name in NO_FILES):
-        arguments.append(f"--config.data_dir={DATA_DIR.value}")
-    called("train.py", *arguments)
+    config, *fields = _flags(run)
+    own = (f"--workdir={workdir}", f"--config.train.seed={seed}")
+    called("train.py", config, *own, *fields)
     return workdir
+
+
+def _flags(run: Run) -> list[str]:
+    """The config of a run and its changed fields, as flags."""
+    fields = [f"--config.{field}={value}" for field, value in run.fields.items()]
+    if DATA_DIR.value and not any(name in run.config for name in NO_FILES):
+        fields.append(f"--config.data_dir={DATA_DIR.value}")
+    return [f"--config={run.config}", *fields]
 
 
 def evaluated(run: Run, name: str, seed: int = 0, **fields) -> dict[str, float]:
@@ -133,20 +131,68 @@ def table1() -> Iterator[Sequence]:
 
 
 def _table1_rows():
-    gan, per_pixel = "configs/wgan_gp.py:stacked_mnist_", "wgan_gp.penalty_form"
+    gan, per_pixel = f"{GAN}stacked_mnist_", "wgan_gp.penalty_form"
     per_pixel = {per_pixel: "per_pixel"}
     if BUDGET.value == "full":
         yield "WGAN-GP", f"{gan}3", {}, "-", "-"
         yield "WGAN-GP, penalty per pixel", f"{gan}3", per_pixel, 959, 0.7276
-        yield "MEG", "configs/stacked_mnist.py:3", {}, 1000, 0.0313
+        yield "MEG", "configs/stacked_mnist.py:3:paper", {}, 1000, 0.0313
         yield "WGAN-GP, 4 digits", f"{gan}4", {}, "-", "-"
         yield "WGAN-GP, penalty per pixel, 4 digits", f"{gan}4", per_pixel, 9538, 0.9144
-        yield "MEG, 4 digits", "configs/stacked_mnist.py:4", {}, 10000, 0.0480
+        yield "MEG, 4 digits", "configs/stacked_mnist.py:4:paper", {}, 10000, 0.0480
         return
-    small = {"width": 64, "train.num_steps": 12_000}
-    yield "MEG, in nats", "configs/stacked_mnist_small.py", small, 1000, 0.0313
-    yield "WGAN-GP, MEG's rates", f"{gan}3", small | RATES, 959, 0.7276
-    yield "WGAN-GP", f"{gan}3", small, 959, 0.7276
+    small = "configs/stacked_mnist_small.py"
+    for run in _equal_seconds(small, f"{gan}3"):
+        yield *run, *((1000, 0.0313) if run.label == "MEG" else ("-", "-"))
+
+
+def image_methods() -> Iterator[Sequence]:
+    """MNIST at equal training seconds: distances, names and speed, method by method.
+
+    Distances in a classifier's features to images that no training saw. The last
+    columns are of samples improved by the density ratio of data and generator.
+    """
+    names = ("frechet_held_out", "confidence", "rarest_class", "spread")
+    names += ("resampled_frechet_held_out", "latent_frechet_held_out")
+    names += ("latent_confidence",)
+    yield "", "iterations", *(name.replace("_", " ") for name in names)
+    settings = {"evaluation.classifier": pathlib.Path(CLASSIFIER.value).resolve()}
+    for run in _equal_seconds("configs/mnist_small.py", f"{GAN}mnist"):
+        for seed in range(SEEDS.value or 3):
+            found = evaluated(run, "classes", seed, **settings)
+            values = (found.get(name, "-") for name in names)
+            yield f"{run.label}, seed {seed}", run.fields["train.num_steps"], *values
+    floor = ("frechet", "confidence", "rarest_class", "spread")
+    yield "held-out images", "-", *(found[f"held_out_{n}"] for n in floor), *"---"
+
+
+def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
+    """Methods of images with as many iterations as --training_seconds allow.
+
+    small: config of MEG; the others have its networks and its rates, which were
+    searched for all of them alike. The iterations are kept in --runs.
+    """
+    critic = {f"wgan_gp.{k}": value for k, value in wgan_gp.as_meg(64).items()}
+    critic |= {"width": 64, "norm": "per_unit", "ratio.num_steps": 2000}
+    runs = [
+        Run("MEG", small),
+        Run("no entropy", small, {"meg.information_weight": 0.0}),
+        Run("WGAN-GP", gan, critic),
+    ]
+    if "stacked" not in small:
+        runs.append(Run("deep directed", "configs/deep_directed_mnist.py"))
+    path = pathlib.Path(RUNS.value, "iterations.json")
+    known = json.loads(path.read_text()) if path.exists() else {}
+    names = [f"{r.workdir(0).name}, {TRAINING_SECONDS.value:g} s" for r in runs]
+    # All before the first trains, so that nothing else takes their time.
+    for name, run in zip(names, runs):
+        if name not in known:
+            found = measure.module("benchmarks.step", *_flags(run))
+            rate = found["loop_iterations_per_second"]
+            known[name] = max(1, round(TRAINING_SECONDS.value * rate))
+            path.write_text(json.dumps(known, indent=2) + "\n")
+    for name, run in zip(names, runs):
+        yield run._replace(fields=run.fields | {"train.num_steps": known[name]})
 
 
 def table2() -> Iterator[Sequence]:
@@ -191,15 +237,14 @@ def _test_images(space, settings) -> tuple[int, dict[str, float]]:
 
 def _table2_rows():
     gan = Run("WGAN-GP", "configs/wgan_gp.py:cifar10")
-    ours = Run("MEG", "configs/cifar10.py")
+    ours = Run("MEG", "configs/cifar10.py:paper")
     if BUDGET.value == "reduced":
         small = {"width": 64, "train.num_steps": 1000}
-        gan = gan._replace(fields=small)
-        # As `stacked_mnist_small`: the paper's penalty needs longer runs.
-        nats = {f"meg.{name}": value for name, value in meg.in_nats().items()}
-        ours = Run(
-            "MEG, in nats", ours.config, small | nats | {"meg.score_weight": 1.0}
-        )
+        rates = wgan_gp.as_meg(64)
+        own = {f"wgan_gp.{name}": value for name, value in rates.items()}
+        gan = gan._replace(fields=small | own)
+        rate = {"meg.learning_rate": rates["learning_rate"]}
+        ours = Run("MEG", "configs/cifar10.py", small | rate)
     yield gan, "generator", 30.95, 6.81
     for name, sampler, *paper in (
         ("", "generator", 35.02, 6.49),
@@ -209,9 +254,6 @@ def _table2_rows():
         (", visible random walk", "data_random_walk", "-", "-"),
     ):
         yield ours._replace(label=ours.label + name), sampler, *paper
-    if BUDGET.value == "reduced":
-        same = Run("WGAN-GP, MEG's rates", gan.config, small | RATES)
-        yield same, "generator", "-", "-"
 
 
 def table3() -> Iterator[Sequence]:
@@ -307,6 +349,8 @@ def figure4() -> Iterator[Sequence]:
         *("rms of position before", "after", "off the data before", "after"),
     )
     for name, beta, settings in CHAINS:
+        if settings.get("target") == "ratio" and not restored.learner.log_ratio:
+            continue
         chain = model.sample(
             jax.random.key(SEEDS.value or 0),
             restored.learner,
@@ -403,6 +447,7 @@ def _early_and_late(log) -> Iterator[float]:
 
 
 CHAINS = (
+    ("latent MALA, density ratio", 1.0, {"space": "latent", "target": "ratio"}),
     ("latent MALA", 10.0, {"space": "latent"}),
     ("latent MALA without prior", 10.0, {"space": "latent", "prior": "none"}),
     ("visible MALA", 1.0, {"space": "data"}),
@@ -429,6 +474,7 @@ def _off_data(x, train) -> float:
 
 
 TABLES: Mapping[str, Callable[[], Iterator[Sequence]]] = {
+    "images": image_methods,
     "table1": table1,
     "table2": table2,
     "table3": table3,

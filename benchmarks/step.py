@@ -107,12 +107,13 @@ class Loop:
             built.learner, built.data.shape, config.batch_size, key
         )
         self.calls = loop.calls(config, built, 0)
-        self.samples = config.batch_size * built.learner.num_batches
+        samples = config.batch_size * built.learner.num_batches
+        self.window = partial(loop.Window, samples, config.train.max_energy)
         self.log_every = config.train.log_every
 
     def run(self, num: int) -> int:
         """Runs at least `num` iterations with their metrics; how many it ran."""
-        done, window = 0, loop.Window(self.samples)
+        done, window = 0, self.window()
         while done < num:
             step, length, call = next(self.calls)
             self.state, found = call(self.state)
@@ -120,7 +121,7 @@ class Loop:
             done += length
             if (step + length) % self.log_every == 0:
                 window.scalars(step + length)
-                window = loop.Window(self.samples)
+                window = self.window()
         jax.block_until_ready(found)
         return done
 

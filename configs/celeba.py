@@ -10,6 +10,6 @@ from megjax.recipes import meg
 
 def get_config():
     """The reference's settings; it leaves PyTorch's default initialisation here."""
-    config = meg.image_config("celeb_a")
+    config = meg.image_config("celeb_a", paper=True)
     config.default_init = True
     return config

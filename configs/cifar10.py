@@ -1,6 +1,7 @@
 """CIFAR-10: Kumar et al. 2019, table 2 and figure 1.
 
 python train.py --config=configs/cifar10.py
+python train.py --config=configs/cifar10.py:paper
 python evaluate.py --workdir=runs/cifar10 --set=evaluation.inception_weights=PATH
 
 The full length needs an accelerator (docs/gpu.md); 60 iterations at width 32 were run on
@@ -11,7 +12,11 @@ under other names: python -m megjax.evaluation.classifier --data=cifar10, then
 
 from megjax.recipes import meg
 
+VARIANTS = ("ours", "paper")
 
-def get_config():
-    """The reference's settings; `evaluation` is documented in `recipes.cifar10`."""
-    return meg.image_config("cifar10")
+
+def get_config(variant="ours"):
+    """MEG's settings for images, or the reference's; `evaluation`: `recipes.cifar10`."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    return meg.image_config("cifar10", paper=variant == "paper")

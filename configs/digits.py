@@ -1,20 +1,22 @@
 """scikit-learn's 1797 handwritten digits, 8x8: the demo.
 
 python train.py --config=configs/digits.py
-python sample.py --workdir=runs/digits --steps=100 --inverse_temperature=5
+python sample.py --workdir=runs/digits --steps=100
+python evaluate.py --workdir=runs/digits
 
-Measured: 2 minutes on two CPU cores (6000 iterations); rough digits, many of which
-can be named, and latent MALA sharpens them. See RESULTS.md.
+Measured: a minute of CPU time, compilation included; a classifier of the real digits
+names the samples with mean confidence .93 (real ones .97), all classes alike.
 """
 
 from megjax.recipes import meg
 
 
 def get_config():
-    """Narrow networks that train on two CPU cores in minutes."""
-    config = meg.image_config("digits")
-    config.width = 32
-    config.meg.update(meg.in_nats() | {"latent_dim": 16, "score_weight": 0.1})
-    config.train.num_steps = 6000
+    """Perceptrons: in 64 pixels there is little that convolutions could make use of."""
+    config = meg.image_config("digits", width=256)
+    config.networks = "dense"
+    config.meg.update({"latent_dim": 16, "learning_rate": 4e-3})
+    config.train.num_steps = 5000
     config.train.evaluate_every = 1000
+    config.train.iterations_per_call_cpu = 50
     return config

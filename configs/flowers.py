@@ -1,6 +1,7 @@
 """Oxford flowers, all 8,189 images, at 32 pixels or any side of 4 * 2^n.
 
 python train.py --config=configs/flowers.py
+python train.py --config=configs/flowers.py:paper
 python train.py --config=configs/flowers.py --config.image_size=64
 
 The full length needs an accelerator; 60 iterations at width 32 were run on the real data.
@@ -8,7 +9,11 @@ The full length needs an accelerator; 60 iterations at width 32 were run on the 
 
 from megjax.recipes import meg
 
+VARIANTS = ("ours", "paper")
 
-def get_config():
-    """The reference's settings for CIFAR-10, on all three splits."""
-    return meg.image_config("oxford_flowers102")
+
+def get_config(variant="ours"):
+    """MEG's settings for images, or the reference's."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    return meg.image_config("oxford_flowers102", paper=variant == "paper")

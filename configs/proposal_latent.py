@@ -5,9 +5,9 @@ python train.py --config=configs/proposal_latent.py --config.target=runs/digits
 python sample.py --workdir=runs/digits --kernel=neural --proposal=runs/proposal_latent
 python evaluate.py --workdir=runs/proposal_latent
 
-Measured on the digits of the demo: two minutes of training and four of comparison on
-one CPU core. Per 1000 gradients the learned proposal makes 1.44 effective draws of the
-energy, HMC 1.45 and MALA 1.29. See RESULTS.md.
+Measured on the digits of the demo: two minutes of CPU time for training and
+comparison. Per 1000 gradients the learned proposal makes .83 effective draws of the
+energy, HMC .81 and MALA .77. See RESULTS.md.
 """
 
 from megjax.recipes import proposal

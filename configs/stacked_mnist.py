@@ -1,6 +1,7 @@
 """Stacked MNIST: three (or four) digits as channels, 1000 (10,000) modes.
 
     python train.py --config=configs/stacked_mnist.py:3
+    python train.py --config=configs/stacked_mnist.py:3:paper
     python -m megjax.evaluation.classifier --data=mnist
     python evaluate.py --workdir=runs/stacked_mnist-3
 
@@ -10,9 +11,10 @@ Measured: 0.68 iterations a second at width 512 on two CPU cores, so the full le
 an accelerator; 60 iterations at width 32 were run on the real data.
 """
 
-from megjax.recipes import image_sets, meg
+from megjax.recipes import base, image_sets, meg
 
 
-def get_config(num_stacked="3"):
-    """The reference's settings, on the fixed set of 128 * 10^n stacks."""
-    return meg.with_images(image_sets.stacked_config(num_stacked))
+def get_config(variant="3"):
+    """The fixed set of 128 * 10^n stacks; with :paper the reference's settings."""
+    num_stacked, paper = base.paper_variant(variant, "3")
+    return meg.with_images(image_sets.stacked_config(num_stacked), paper=paper)

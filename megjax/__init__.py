@@ -27,11 +27,11 @@ _NAMES = {
     "megjax.losses": (
         *("batch_norm_entropy", "donsker_varadhan", "energy_contrast"),
         *("gradient_penalty", "info_nce", "jensen_shannon", "penalised_energy"),
-        *("norm_deviation", "pixel_norm_deviation", "squared_score"),
+        *("norm_deviation", "pixel_norm_deviation", "squared_score", "variational"),
     ),
     "megjax.metrics.energy_distance": ("energy_distance",),
     "megjax.metrics.mcmc": ("effective_sample_size", "r_hat"),
-    "megjax.networks.heads": ("Energy", "Statistics"),
+    "megjax.networks.heads": ("Energy", "Posterior", "Statistics"),
     "megjax.samplers.bijectors": ("Bijector", "interval", "positive"),
     "megjax.samplers.gibbs": ("gibbs",),
     "megjax.samplers.hmc": ("hmc",),

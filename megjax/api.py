@@ -71,6 +71,18 @@ class Model:
         log_z = jax.jit(self.learner.log_partition)(self.state)
         return -self.energy(x) - log_z
 
+    def log_ratio(self, x: Array) -> Array:
+        """log p_data(x) - log p_G(x), as training's last part fitted it: [N].
+
+        Raises ValueError at another shape, and where it was not fitted.
+        """
+        if self.learner.log_ratio is None:
+            raise ValueError(
+                "this model has no density ratio of data and generator: train with "
+                "config.ratio.num_steps=2000"
+            )
+        return jax.jit(self.learner.log_ratio)(self.state, self._examples(x))
+
     def score_samples(self, x: Array, *, criterion: str = "energy") -> np.ndarray:
         """How normal examples are, high for normal ones: x [N, *shape] -> [N].
 
@@ -100,6 +112,7 @@ class Model:
         num: int,
         *,
         space: str = "latent",
+        target: str | None = None,
         steps: int = 100,
         kernel: str = "mala",
         inverse_temperature: float = 1.0,
@@ -110,7 +123,9 @@ class Model:
 
         num: chains, of `steps` transitions each. space: "latent" moves z under
         p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
-        moves x under exp(-inverse_temperature E(x)). kernel: "mala", "hmc", "rwm", or
+        moves x under exp(-inverse_temperature E(x)). target: "energy", or "ratio" for
+        minus `log_ratio` in the energy's place, the default in latent space where the
+        model has one. kernel: "mala", "hmc", "rwm", or
         for models with a kernel of their own "neural" (a trained proposal) or "gibbs"
         (sweeps of a Boltzmann machine), as of `sample.py`. prior: "gaussian", or "none" as in the paper. options:
         burn_in, thin, step_size, warmup of `megjax.sampling.model.sample`.
@@ -121,12 +136,17 @@ class Model:
         """
         with extras.needed("sampling"):
             import arviz  # noqa: F401  Before the chains are drawn, not after.
+        if target is None:
+            target = sampling.default_target(
+                self.learner, space, prior, inverse_temperature, kernel
+            )
         trace = sampling.sample(
             key,
             self.learner,
             self.state,
             num=num,
             space=space,
+            target=target,
             steps=steps,
             inverse_temperature=inverse_temperature,
             prior=prior,

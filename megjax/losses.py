@@ -65,6 +65,23 @@ def info_nce(joint: Array, marginal: Array) -> Array:
     return jnp.mean(joint - log_mean)
 
 
+def variational(joint: Array, marginal: Array) -> Array:
+    """Variational bound on the mutual information (Barber and Agakov 2003), in nats.
+
+    joint: log q(z|x) - log p(z) [B] of a density q, as `networks.heads.Posterior` has
+    it; marginal: not used, [M, B] with any M, 0 included. I(x; z) minus the mean
+    divergence of q from the true posterior: unlike the other bounds it has no limit,
+    and for a generator without noise none is reached.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import variational
+    >>> float(variational(jnp.array([1.0, 3.0]), jnp.zeros((0, 2))))
+    2.0
+    """
+    _check_pairs(joint, marginal)
+    return jnp.mean(joint)
+
+
 def energy_contrast(real: Array, fake: Array) -> Array:
     """Mean energy of data minus mean energy of negatives (MEG eq. 3): [B], [N] -> [].
 

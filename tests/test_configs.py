@@ -77,7 +77,12 @@ TRACED = {
     "toy_25gaussians": {},
     "stacked_mnist:4": {},
     "proposal_moon": {},
+    "cifar10:paper": {},
+    "flowers:paper": {"image_size": 8},
     "mnist": {},
+    "mnist:paper": {},
+    "mnist_small ": {"meg.num_components": 2, "meg.shared_features": False},
+    "stacked_mnist:3:paper": {},
     "mnist:fashion_mnist": {},
     "mnist:kmnist": {},
     "mnist_small": {},
@@ -99,7 +104,7 @@ TRACED = {
     "custom  ": {"path": "{root}/folder", "image_size": 16, "num_channels": 1},
     "digits ": {"dtype": "bfloat16"},
     "digits  ": {"meg.refinement_steps": 1, "meg.average_decay": 0.9},
-    "digits   ": {"meg.num_microbatches": 2, "remat": True},
+    "digits   ": {"meg.num_microbatches": 2},
     "wgan_gp ": {"wgan_gp.num_microbatches": 2},
     "rbm_digits:labelled": MACHINE,
     "rbm_mnist": MACHINE | {"contrast.persistent": False, "pixels": "drawn"},
@@ -386,7 +391,7 @@ def networks(trunk, features, k, hidden):
 
 
 FULL = {
-    "cifar10": (
+    "cifar10:paper": (
         (32, 32, 3),
         *networks(
             convolutions((3, 3, 64), (4, 64, 64), (3, 64, 128), (4, 128, 128))
@@ -414,7 +419,7 @@ FULL = {
         + convolutions((3, 64, 3))
         + 2 * (512 + 256 + 128 + 64),
     ),
-    "stacked_mnist": (
+    "stacked_mnist:3:paper": (
         (28, 28, 3),
         *networks(
             convolutions((5, 3, 64), (5, 64, 128), (5, 128, 256), (5, 256, 512)),

@@ -259,3 +259,25 @@ def test_gradient_penalty_takes_four_passes():
         for f in (forward, jax.grad(loss))
     )
     assert found < 4.2 * passes
+
+
+def test_variational_bound_of_a_linear_gaussian_generator():
+    """x = a u + s e has I(x; u) = log(1 + a^2 / s^2) / 2 and the entropy that goes
+    with it; the bound reaches it at the true posterior, lies below it elsewhere, and
+    its gradient there in a is that of the entropy, a / (a^2 + s^2)."""
+    a, s = 1.5, 0.5
+    u, noise = jax.random.normal(jax.random.key(0), (2, 200_000))
+
+    def bound(a, slope, std):
+        x = a * u + s * noise
+        log_q = -(((u - slope * x) / std) ** 2) / 2 - jnp.log(std)
+        return losses.variational(log_q + u**2 / 2, jnp.zeros((0, len(u))))
+
+    slope, std = a / (a**2 + s**2), s / np.sqrt(a**2 + s**2)
+    information = np.log(1 + (a / s) ** 2) / 2
+    np.testing.assert_allclose(bound(a, slope, std), information, rtol=0.01)
+    for factor in (0.7, 1.3):
+        assert bound(a, factor * slope, std) < information - 0.05
+        assert bound(a, slope, factor * std) < information - 0.03
+    gradient = jax.grad(bound)(a, slope, std)
+    np.testing.assert_allclose(gradient, a / (a**2 + s**2), rtol=0.03)

@@ -94,7 +94,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     assert done.stderr.startswith("error: this run has trained no proposal: name one")
     done = sample(tmp_path, "--workdir=here", "--num=0")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: num=0, steps=100: both must be at least 1")
+    assert done.stderr.startswith("error: num=0, steps=100: give at least 1 chain")
 
 
 @pytest.mark.parametrize(

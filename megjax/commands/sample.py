@@ -18,7 +18,17 @@ from megjax import app
 from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
-STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain.")
+STEPS = flags.DEFINE_integer("steps", 100, "Steps of every chain; 0 for none.")
+RESAMPLE = flags.DEFINE_integer(
+    "resample", 1, "Choose the starts among so many times as many samples.", 1
+)
+TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    ["energy", "ratio"],
+    "Energy of the chains: the model's, or minus the log density ratio of data and "
+    "generator. Default: ratio where the run has one, with the Gaussian prior.",
+)
 BURN_IN = flags.DEFINE_integer("burn_in", 0, "Steps before them, thrown away.")
 THIN = flags.DEFINE_integer(
     "thin", None, "Steps to a record; default: 1, or what makes 10,000 records at most."
@@ -92,6 +102,16 @@ def inverse_temperature(proposal):
     return proposal.config.get("inverse_temperature", 1.0) if PROPOSAL.value else 1.0
 
 
+def target(restored):
+    """--target; left out, the ratio where there is one that fits the other flags."""
+    from megjax.sampling import model
+
+    beta = 1.0 if INVERSE_TEMPERATURE.value is None else INVERSE_TEMPERATURE.value
+    return TARGET.value or model.default_target(
+        restored.learner, SPACE.value, PRIOR.value, beta, KERNEL.value
+    )
+
+
 def labels(restored, proposal):
     """What tells these chains from others, beside the settings of `model.sample`."""
     from megjax.training import checkpoint
@@ -145,7 +165,9 @@ def main() -> int:
                 restored.learner,
                 restored.state,
                 space=SPACE.value,
+                target=target(restored),
                 num=NUM.value,
+                resample=RESAMPLE.value,
                 steps=STEPS.value,
                 burn_in=BURN_IN.value,
                 thin=THIN.value,

@@ -49,22 +49,38 @@ def classes(
         the first `num_samples` are taken, in random order where sets are sorted.
 
     Metrics: `scores` of the samples, and with held_out_ before their names those of
-    images that no training saw: what a perfect model would have. Raises ValueError for
+    images that no training saw: what a perfect model would have. frechet_held_out: the
+    distance to those. A learner with a density ratio has all of them once more for the
+    samples of `fidelity.by_ratio`, under resampled_ and latent_. Raises ValueError for
     fewer than 2 samples.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}: give at least 2")
     draw = jax.jit(learner.sample, static_argnums=2)
+    improved = fidelity.by_ratio(learner)
 
     def evaluate(key, state):
         ready = space()
         real, held_out = (outputs(ready, pixels[:num_samples]) for pixels in sets())
         pixels = _drawn(draw, key, state, num_samples)
         floor = scores(held_out, real)
-        metrics = scores(outputs(ready, pixels), real)
+        metrics, pictures = {}, {}
+
+        def add(pixels, prefix=""):
+            found = outputs(ready, pixels)
+            all_scores = scores(found, real)
+            all_scores["frechet_held_out"] = distance(found, held_out)
+            metrics.update({prefix + name: v for name, v in all_scores.items()})
+            picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
+            pictures[f"{prefix}samples"] = picture
+
+        add(pixels)
         metrics |= {f"held_out_{name}": value for name, value in floor.items()}
-        picture = plotting.image_grid(images.normalised(pixels[:SHOWN]))
-        return Report(metrics | {"num_samples": num_samples}, {"samples": picture})
+        for name, sampler in improved.items():
+            draws = sampler(key, state, num_samples)
+            add(fidelity.quantised(draws.x), f"{name}_")
+            metrics |= {f"{name}_{k}": value for k, value in draws.metrics.items()}
+        return Report(metrics | {"num_samples": num_samples}, pictures)
 
     return evaluate
 
@@ -87,7 +103,6 @@ def scores(ours: Outputs, real: Outputs) -> dict[str, float]:
     rarest_class: fraction of the least named one. spread, spacing: of features, as
     `coverage.relative_spread`.
     """
-    mean, covariance = _moments(ours.features)
     num = min(len(ours.features), len(real.features), NUM_NEIGHBOURS)
     kernel, _ = frechet.kernel_distance(
         ours.features, real.features, num_subsets=NUM_SUBSETS
@@ -96,7 +111,7 @@ def scores(ours: Outputs, real: Outputs) -> dict[str, float]:
     share = np.bincount(probs.argmax(1), minlength=probs.shape[1]) / len(probs)
     positive = share[share > 0]
     return {
-        "frechet": frechet.frechet_distance(mean, covariance, *_moments(real.features)),
+        "frechet": distance(ours, real),
         "kernel": kernel,
         "confidence": float(probs.max(1).mean()),
         "class_entropy": float(-np.sum(positive * np.log(positive))),
@@ -110,6 +125,11 @@ def _drawn(draw: Callable, key: Key, state: PyTree, num: int) -> np.ndarray:
     keys = jax.random.split(key, -(-num // BATCH_SIZE))
     drawn = [fidelity.quantised(draw(key, state, BATCH_SIZE)) for key in keys]
     return np.concatenate(drawn)[:num]
+
+
+def distance(ours: Outputs, real: Outputs) -> float:
+    """The Frechet distance of features."""
+    return frechet.frechet_distance(*_moments(ours.features), *_moments(real.features))
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Kumar et al. 2019, table 2. With a classifier trained elsewhere in place of Ince
 the same distances have names of their own, since their numbers cannot be compared.
 """
 
+import functools
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from megjax.evaluation import inception
 from megjax.learners.base import Learner
 from megjax.metrics import frechet
 from megjax.metrics.frechet import Summary
+from megjax.sampling import model
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
 LOG = logging.getLogger("megjax.fidelity")
@@ -86,6 +88,37 @@ def generator(learner: Learner) -> Sampler:
     """The learner's own samples."""
     draw = jax.jit(learner.sample, static_argnums=2)
     return lambda key, state, num: Draws(np.asarray(draw(key, state, num)))
+
+
+def chain_ends(learner, key, state, num, **settings) -> Draws:
+    """Ends of chains that start at samples of the learner, and how they moved.
+
+    settings: of `sampling.model.sample`.
+    """
+    trace = model.sample(key, learner, state, num=num, num_snapshots=2, **settings)
+    if len(trace.times) == 1:
+        return Draws(trace.x)
+    moved = {
+        "acceptance": float(np.mean(trace.acceptance_rate)),
+        "energy_before": float(np.mean(trace.energy[:, 0])),
+        "energy_after": float(np.mean(trace.energy[:, -1])),
+        "rms_after": float(np.mean(trace.rms[:, -1])),
+    }
+    return Draws(trace.x, moved)
+
+
+def by_ratio(learner: Learner) -> dict[str, Sampler]:
+    """Samples improved by the density ratio, where the learner has one.
+
+    Resampled, one of 4; and moved by 30 latent MALA steps after that.
+    """
+    if learner.log_ratio is None:
+        return {}
+    ends = functools.partial(chain_ends, learner, target="ratio", resample=4)
+    return {
+        "resampled": functools.partial(ends, steps=0),
+        "latent": functools.partial(ends, steps=30),
+    }
 
 
 def quantised(x: np.ndarray, rounding: str = "round") -> np.ndarray:

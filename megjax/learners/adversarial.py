@@ -174,7 +174,21 @@ def sample(spec: NamedTuple, key: Key, state: PyTree, num: int) -> Array:
     return generate(spec, state, latents(spec, key, num))
 
 
+def relative_variance(fake: Array, x: Array) -> Array:
+    """Variance of samples over their batch as a share of that of data: [B, ...] -> [].
+
+    Summed over elements. Near 0 the generator has collapsed: its samples no longer
+    depend on z. The training loop warns of that under the name `sample_variance`.
+    """
+    variance = partial(jnp.var, axis=0)
+    return jnp.sum(variance(fake)) / (jnp.sum(variance(x)) + 1e-12)
+
+
 def energy(spec: NamedTuple, state: PyTree, x: Array) -> Array:
     """E(x) of every example: [B, ...] -> [B]."""
-    params = (state.average or weights(state))["energy"]
-    return spec.energy.apply({"params": params}, x)
+    return spec.energy.apply({"params": energy_params(state)}, x)
+
+
+def energy_params(state: PyTree) -> PyTree:
+    """The parameters of the energy, averaged where the state has averages."""
+    return (state.average or weights(state))["energy"]

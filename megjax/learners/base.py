@@ -28,9 +28,11 @@ class Learner(NamedTuple):
     bijector: in whose unbounded values chains on x move, where x has bounds
 
     log_partition: state -> log Z in nats of exp(-E), where it can be had exactly
+    log_ratio: (state, x [B, ...]) -> log p_data - log p_G [B], where it was fitted
+    finish: (key, state, data) -> (state, metrics), what ends training; on the host
 
-    The last five are None for methods without a generator, without a proposal, where
-    chains move in x itself, and where log Z is not known.
+    The last seven are None for methods without a generator, without a proposal, where
+    chains move in x itself, where log Z is not known, and without a density ratio.
 
     Names of metrics have a meaning for the training loop: it stops where any metric is
     not finite, and where one called energy_... (but not energy_..._norm) grows beyond
@@ -66,6 +68,32 @@ class Learner(NamedTuple):
     kernel: Callable | None = None
     bijector: Bijector | None = None
     log_partition: Callable[..., Array] | None = None
+    log_ratio: Callable[..., Array] | None = None
+    finish: Callable | None = None
+
+
+def of_inner(learner: Learner) -> Learner:
+    """The learner for states that hold its own as `.inner`; `init`, `step` excepted."""
+
+    def inner(function, position):
+        if function is None:
+            return None
+
+        def call(*args, **named):
+            args = list(args)
+            args[position] = args[position].inner
+            return function(*args, **named)
+
+        return call
+
+    return learner._replace(
+        sample=inner(learner.sample, 1),
+        energy=inner(learner.energy, 0),
+        generate=inner(learner.generate, 0),
+        kernel=inner(learner.kernel, 0),
+        log_partition=inner(learner.log_partition, 0),
+        log_ratio=inner(learner.log_ratio, 0),
+    )
 
 
 @struct.dataclass

@@ -148,6 +148,7 @@ def energy_update(
     gradient, metrics = jax.grad(loss, has_aux=True)(state.energy.params)
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
     metrics["energy_gradient_norm"] = base.norm(gradient)
+    metrics["sample_variance"] = adversarial.relative_variance(fake, x)
     return state.replace(
         energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,

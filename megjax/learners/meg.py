@@ -64,14 +64,19 @@ class Spec(NamedTuple):
     """Networks and hyperparameters of one MEG.
 
     energy: x [B, ...] -> [B]. generator: (z [B, k], train) -> x [B, ...].
-    statistics: (x [B, ...], z [M, B, k]) -> [M, B].
+    statistics: (x [B, ...], z [M, B, k]) -> [M, B]; None for a game of two without the
+        entropy: a GAN with a zero-centred penalty at data.
+    shared_features: whether the statistics network reads the features of x that the
+        energy, called with `with_features=True`, returns beside its value, instead of
+        x; the energy does not learn for it. A trunk less to run, as in InfoGAN.
     num_energy_updates: energy updates per generator update (n_phi in the paper).
     score_weight: of |grad_x E|^2 at data, summed over all axes but the batch.
     information_weight: of the bound against the energy in the generator's loss; 1 in
         the paper, 0.5 in its code. It also scales the statistics network's gradient,
         to which Adam is blind.
     bound: (joint [B], marginal [M, B]) -> nats. pairing: (key, z) -> independent z.
-    num_marginals: M, independent latents per sample.
+    num_marginals: M, independent latents per sample; 0 for `losses.variational`, which
+        has no use for any.
     generator_first: update order within an iteration; True as the reference code,
         False as Algorithm 1 prints it.
     average_decay: per iteration, of the running averages of the generator's and the
@@ -85,8 +90,9 @@ class Spec(NamedTuple):
 
     energy: linen.Module
     generator: linen.Module
-    statistics: linen.Module
+    statistics: linen.Module | None
     latent_dim: int
+    shared_features: bool = False
     num_energy_updates: int = 5
     score_weight: float = 0.1
     information_weight: float = 1.0
@@ -104,18 +110,23 @@ class Spec(NamedTuple):
 
 @struct.dataclass
 class State:
-    """The three players; `average`: None, or averaged weights of two of them."""
+    """The three players; `average`: None, or averaged weights of two of them.
+
+    statistics: None in a game without the entropy.
+    """
 
     energy: Player
     generator: Player
-    statistics: Player
+    statistics: Player | None
     average: PyTree = None
 
 
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
-    for field in ("latent_dim", "num_energy_updates", "num_marginals"):
+    for field in ("latent_dim", "num_energy_updates"):
         checks.at_least(f"meg.{field}", getattr(spec, field), 1)
+    fewest = 0 if spec.bound is losses.variational else 1
+    checks.at_least("meg.num_marginals", spec.num_marginals, fewest)
     for field in ("score_weight", "information_weight"):
         checks.at_least(f"meg.{field}", getattr(spec, field), 0)
     checks.at_least("meg.num_microbatches", spec.num_microbatches, 1)
@@ -160,11 +171,20 @@ def init(spec: Spec, key: Key, x: Array) -> State:
     key_energy, key_generator, key_statistics = jax.random.split(key, 3)
     z = jnp.zeros((len(x), spec.latent_dim))
     generator = spec.generator.init(key_generator, z, train=False)
-    statistics = spec.statistics.init(key_statistics, x, z[None])
+    statistics = None
+    if spec.statistics:
+        seen = x
+        if spec.shared_features:
+            found = spec.energy.init_with_output(key_energy, x, with_features=True)
+            seen = found[0][1]
+        statistics = base.player(
+            spec.statistics.init(key_statistics, seen, z[None]),
+            spec.statistics_optimizer,
+        )
     state = State(
         energy=base.player(spec.energy.init(key_energy, x), spec.energy_optimizer),
         generator=base.player(generator, spec.generator_optimizer),
-        statistics=base.player(statistics, spec.statistics_optimizer),
+        statistics=statistics,
     )
     return adversarial.with_average(spec, state)
 
@@ -201,6 +221,7 @@ def energy_update(
     )
     metrics["energy_gap"] = metrics["energy_fake"] - metrics["energy_real"]
     metrics["energy_gradient_norm"] = base.norm(gradient)
+    metrics["sample_variance"] = adversarial.relative_variance(fake, x)
     return state.replace(
         energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,
@@ -216,42 +237,46 @@ def generator_update(
     """
     key_latents, key_pairs = jax.random.split(key)
     z = adversarial.latents(spec, key_latents, num)
-    pairs = jax.random.split(key_pairs, spec.num_marginals)
-    independent = jax.vmap(spec.pairing, (0, None))(pairs, z)
+    features = {"with_features": True} if spec.shared_features else {}
 
-    def loss(params, z, independent):
+    def loss(params, z, *independent):
         x, generator = adversarial.generated(
             spec, state.generator, params["generator"], z
         )
-        logits = spec.statistics.apply(
-            {"params": params["statistics"]}, x, jnp.concatenate([z[None], independent])
-        )
-        information = spec.bound(logits[0], logits[1:])
-        energy_fake = spec.energy.apply({"params": state.energy.params}, x)
-        total = jnp.mean(energy_fake) - spec.information_weight * information
-        return total, (generator.variables, information)
+        found = spec.energy.apply({"params": state.energy.params}, x, **features)
+        energy_fake, seen = found if spec.shared_features else (found, x)
+        total, metrics = jnp.mean(energy_fake), {}
+        if spec.statistics:
+            logits = spec.statistics.apply(
+                {"params": params["statistics"]},
+                seen,
+                jnp.concatenate([z[None], *independent]),
+            )
+            metrics["information"] = spec.bound(logits[0], logits[1:])
+            total -= spec.information_weight * metrics["information"]
+        return total, (generator.variables, metrics)
 
-    params = {
-        "generator": state.generator.params,
-        "statistics": state.statistics.params,
-    }
-    gradient, (variables, information) = base.mean_gradient(
-        loss, params, (z, independent), spec.num_microbatches, axes=(0, 1)
+    params, batch = {"generator": state.generator.params}, (z,)
+    if spec.statistics:
+        params["statistics"] = state.statistics.params
+        if spec.num_marginals:
+            pairs = jax.random.split(key_pairs, spec.num_marginals)
+            batch += (jax.vmap(spec.pairing, (0, None))(pairs, z),)
+    gradient, (variables, metrics) = base.mean_gradient(
+        loss, params, batch, spec.num_microbatches, axes=(0, 1)
     )
     generator = state.generator.replace(variables=variables)
-    state = state.replace(
-        generator=base.updated(
+    players = {
+        "generator": base.updated(
             generator, gradient["generator"], spec.generator_optimizer
-        ),
-        statistics=base.updated(
-            state.statistics, gradient["statistics"], spec.statistics_optimizer
-        ),
-    )
-    return state, {
-        "information": information,
-        "generator_gradient_norm": base.norm(gradient["generator"]),
-        "statistics_gradient_norm": base.norm(gradient["statistics"]),
+        )
     }
+    if spec.statistics:
+        players["statistics"] = base.updated(
+            state.statistics, gradient["statistics"], spec.statistics_optimizer
+        )
+    norms = {f"{name}_gradient_norm": base.norm(g) for name, g in gradient.items()}
+    return state.replace(**players), metrics | norms
 
 
 def refined(spec: Spec, key: Key, state: State, z: Array) -> Array:

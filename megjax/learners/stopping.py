@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from megjax import checks
+from megjax.learners import base
 from megjax.learners.base import Learner
 from megjax.types import Array, Key, Metrics, PyTree
 
@@ -39,13 +40,9 @@ def stopped_early(
     `validation_gap` and `stopped`. Raises ValueError where every < 1.
     """
     checks.at_least("early_stopping.every", every, 1)
-    return learner._replace(
+    return base.of_inner(learner)._replace(
         init=partial(init, learner),
         step=partial(step, learner, gap_fn, limit, every),
-        sample=lambda key, state, num: learner.sample(key, state.inner, num),
-        energy=lambda state, x: learner.energy(state.inner, x),
-        kernel=learner.kernel
-        and (lambda state, *rest, **named: learner.kernel(state.inner, *rest, **named)),
     )
 
 

@@ -139,6 +139,7 @@ def energy_update(
         loss, state.energy.params, (x, fake, points), spec.num_microbatches
     )
     metrics["energy_gradient_norm"] = base.norm(gradient)
+    metrics["sample_variance"] = adversarial.relative_variance(fake, x)
     return state.replace(
         energy=base.updated(state.energy, gradient, spec.energy_optimizer),
         generator=generator,

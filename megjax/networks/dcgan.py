@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from megjax.networks.layers import (
+    PER_UNIT_SIDE,
     BatchNorm,
     Convolution,
     Linear,
@@ -53,10 +54,14 @@ class Trunk(linen.Module):
 
 
 class Generator(linen.Module):
-    """z [B, k] -> images [B, 28, 28, channels] in [-1, 1]: sides 2, 4, 7, 14, 28."""
+    """z [B, k] -> images [B, 28, 28, channels] in [-1, 1]: sides 2, 4, 7, 14, 28.
+
+    per_unit: of the norms of the maps of at most `layers.PER_UNIT_SIDE` pixels a side.
+    """
 
     width: int = 512
     channels: int = 1
+    per_unit: bool = False
     dtype: Any = jnp.float32
 
     @linen.compact
@@ -66,7 +71,8 @@ class Generator(linen.Module):
         hidden = [divided(self.width, divisor) for divisor in (2, 4, 8)]
         layers = zip([*hidden, self.channels], (1, 0, 1, 1))
         for i, (features, output_padding) in enumerate(layers):
-            norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
+            per_unit = self.per_unit and x.shape[1] <= PER_UNIT_SIDE
+            norm = BatchNorm(per_unit=per_unit, dtype=self.dtype, name=f"norm_{i}")
             x = jax.nn.relu(norm(x, train))
             x = TransposedConvolution(
                 features,

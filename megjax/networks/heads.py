@@ -4,6 +4,9 @@ Kumar et al. 2019 (MEG). A trunk maps x [B, ...] to features [B, F] in its compu
 dtype; the numbers that leave a head are float32 at least.
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
 from flax import linen
 
@@ -13,7 +16,7 @@ from megjax.types import Array
 
 
 class Energy(linen.Module):
-    """E(x) = w . trunk(x) + b: x [B, ...] -> [B].
+    """E(x) = w . trunk(x) + b: x [B, ...] -> [B]; with_features: (that, trunk(x)).
 
     >>> import jax.numpy as jnp
     >>> from megjax import Energy
@@ -32,10 +35,13 @@ class Energy(linen.Module):
         return getattr(self.trunk, "piecewise_linear", False)
 
     @linen.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(
+        self, x: Array, with_features: bool = False
+    ) -> Array | tuple[Array, Array]:
         h = self.trunk(x)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
-        return Linear(1, dtype=dtype, name="output")(h)[..., 0]
+        energies = Linear(1, dtype=dtype, name="output")(h)[..., 0]
+        return (energies, h) if with_features else energies
 
 
 class Statistics(linen.Module):
@@ -69,3 +75,51 @@ class Statistics(linen.Module):
         h = LeakyReLU(self.slope, name="activation")(h)
         dtype = jnp.promote_types(dtype, jnp.float32)
         return Linear(1, dtype=dtype, name="output")(h)[..., 0]
+
+
+MIN_STD = 0.05
+"""Of a posterior's Gaussians: it bounds the log-density where a generator's samples
+determine their latents, which without a bound would grow until it overflows."""
+
+
+class Posterior(linen.Module):
+    """T(x, z) = log q(z | x) - log N(z; 0, I): x [B, ...], z [M, B, k] -> [M, B].
+
+    The statistics network of the variational bound `losses.variational`. q is a
+    mixture of `num_components` Gaussians whose means and, by way of a sigmoid between
+    `MIN_STD` and 1, deviations follow linearly from the trunk's features; at first they
+    are near 1, those of the prior. Layer norm keeps the means of that size whatever the
+    size of the features, which the energy's change by thousands. z may be [B, k], too. trunk: None where x are
+    features already, such as the energy's.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax import Posterior
+    >>> import jax
+    >>> from megjax.networks import mlp
+    >>> network = Posterior(mlp.Trunk((8,)), latent_dim=3)
+    >>> x, z = jnp.ones((4, 2)), jnp.ones((1, 4, 3))
+    >>> network.apply(network.init(jax.random.key(0), x, z), x, z).shape
+    (1, 4)
+    """
+
+    trunk: linen.Module | None
+    latent_dim: int
+    num_components: int = 1
+
+    @linen.compact
+    def __call__(self, x: Array, z: Array) -> Array:
+        h = self.trunk(x) if self.trunk else x
+        dtype = jnp.promote_types(h.dtype, jnp.float32)
+        h = linen.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)
+        num, dim = self.num_components, self.latent_dim
+        outputs = Linear(num * (2 * dim + 1), dtype=dtype, name="output")(h)
+        outputs = outputs.reshape(len(h), num, 2 * dim + 1)
+        mean = outputs[..., :dim]
+        narrowness = jax.nn.sigmoid(outputs[..., dim : 2 * dim] - 3)
+        log_std = math.log(MIN_STD) * narrowness
+        log_weight = jax.nn.log_softmax(outputs[..., -1])
+        z = z.astype(dtype)[..., None, :]
+        scaled = (z - mean) * jnp.exp(-log_std)
+        # The constants of the two Gaussians cancel.
+        log_ratio = jnp.sum((z**2 - scaled**2) / 2 - log_std, axis=-1)
+        return jax.nn.logsumexp(log_weight + log_ratio, axis=-1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from megjax.networks.layers import (
+    PER_UNIT_SIDE,
     BatchNorm,
     Convolution,
     Linear,
@@ -74,6 +75,7 @@ class Generator(linen.Module):
 
     As in the reference code the linear seed enters the first transposed convolution
     without normalisation or nonlinearity. default_init, remat: as in `Trunk`.
+    per_unit: as in `dcgan.Generator`; then the seed is normalised and rectified, too.
     """
 
     image_size: int
@@ -81,6 +83,7 @@ class Generator(linen.Module):
     channels: int = 3
     default_init: bool = False
     remat: bool = False
+    per_unit: bool = False
     dtype: Any = jnp.float32
 
     @linen.compact
@@ -90,6 +93,8 @@ class Generator(linen.Module):
             stage = linen.remat(stage, static_argnums=(2, 3, 4))
         seed = Linear(SEED_SIDE**2 * self.width, dtype=self.dtype, name="seed")
         x = seed(z).reshape(len(z), SEED_SIDE, SEED_SIDE, self.width)
+        if self.per_unit:
+            x = self._rectified("seed_norm", x, train)
         for i, features in enumerate(widths(self.width, self.image_size)[::-1]):
             x = stage(self, x, i, features, train)
         x = self._transposed("image", self.channels, (3, 1, 1), x)
@@ -97,7 +102,11 @@ class Generator(linen.Module):
 
     def _stage(self, x, i, features, train) -> Array:
         x = self._transposed(f"up_{i}", features, (4, 2, 1), x)
-        norm = BatchNorm(dtype=self.dtype, name=f"norm_{i}")
+        return self._rectified(f"norm_{i}", x, train)
+
+    def _rectified(self, name, x, train) -> Array:
+        per_unit = self.per_unit and x.shape[1] <= PER_UNIT_SIDE
+        norm = BatchNorm(per_unit=per_unit, dtype=self.dtype, name=name)
         return jax.nn.relu(norm(x, train))
 
     def _transposed(self, name, features, form, x) -> Array:

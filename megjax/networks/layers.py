@@ -127,22 +127,33 @@ def _convolution_params(layer, shape, features) -> tuple[Array, Array]:
     return kernel.astype(layer.dtype), bias.astype(layer.dtype)
 
 
+PER_UNIT_SIDE = 8
+"""Side of the largest maps of a generator that are normalised unit by unit."""
+
+
 class BatchNorm(linen.Module):
     """Normalises x [..., C] over all axes but the last (Ioffe and Szegedy 2015).
 
     Statistics are of the whole batch, whatever devices it is split over, in float32 at
     least. As in PyTorch the running variance is the unbiased one (flax keeps the biased
     one) and `momentum` is the weight of the new batch.
+
+    per_unit: normalise over the batch alone, every position and channel of a map
+        [B, H, W, C] by itself, as behind a dense layer. Over positions as well, the
+        variance of a channel can be that of a pattern that no example departs from:
+        what depends on z may then vanish, and a generator collapse.
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
     scale_std: float = 0.02
+    per_unit: bool = False
     dtype: Any = jnp.float32
 
     @linen.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        features = x.shape[-1:]
+        axes = (0,) if self.per_unit else tuple(range(x.ndim - 1))
+        features = x.shape[len(axes) :]
         scale = self.param("scale", _around_one(self.scale_std), features)
         bias = self.param("bias", initializers.zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
@@ -150,10 +161,9 @@ class BatchNorm(linen.Module):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = running_mean.value, running_var.value
         if train:
-            axes = tuple(range(x.ndim - 1))
             mean, var = jnp.mean(x, axes), jnp.var(x, axes)
         if train and not self.is_initializing():
-            num = x.size // x.shape[-1]
+            num = x.size // mean.size
             unbiased = var * (num / max(num - 1, 1))
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (unbiased - running_var.value)

@@ -17,6 +17,8 @@ from megjax.types import Array
 class Trunk(linen.Module):
     """Features of vectors: x [..., n] -> [..., hidden[-1]]; piecewise linear.
 
+    flatten: x [B, ...] of any form, as vectors.
+
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from megjax.networks.mlp import Trunk
@@ -28,10 +30,12 @@ class Trunk(linen.Module):
     hidden: tuple[int, ...]
     slope: float = 0.2
     dtype: Any = jnp.float32
+    flatten: bool = False
     piecewise_linear = True
 
     @linen.compact
     def __call__(self, x: Array) -> Array:
+        x = x.reshape(len(x), -1) if self.flatten else x
         for i, features in enumerate(self.hidden):
             x = Linear(features, dtype=self.dtype, name=f"linear_{i}")(x)
             x = LeakyReLU(self.slope, name=f"activation_{i}")(x)

@@ -17,7 +17,7 @@ def digit_config(digit):
     """An experiment on MNIST without one digit, with the reference's settings."""
     if digit not in tuple("0123456789"):
         raise ValueError(f"held-out digit {digit!r}: choose one of 0 to 9")
-    config = meg.image_config("mnist", penalty=100.0)
+    config = meg.image_config("mnist", paper=True, penalty=100.0)
     del config.dataset, config.evaluation
     config.digit = int(digit)
     config.train.iterations_per_call = 79

@@ -20,8 +20,11 @@ def config(learner, shape):
         fields.batch_size = 128
         fields.train.iterations_per_call_cpu = 50
         fields.train.compiler_options_cpu = base.compiler_options()
+    own = meg.in_nats() if vectors else meg.for_images(fields.width)
+    own = own | {"latent_dim": 16}
+    fields.norm = "batch" if vectors else "per_unit"
     fields[learner] = {
-        "meg": lambda: meg.settings(**meg.in_nats() | {"latent_dim": 16}),
+        "meg": lambda: meg.settings(**own),
         "wgan_gp": lambda: wgan_gp.settings(**meg.steady() | {"latent_dim": 16}),
         "deep_directed": lambda: deep_directed.steady(latent_dim=16),
     }[learner]()

@@ -8,10 +8,27 @@ import optax
 from jax import numpy as jnp
 
 from megjax import checks
+from megjax.learners import adversarial, density_ratio
 from megjax.training import experiment
 
-ADAM = {"learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.9, "schedule": "constant"}
-"""The optimizer of the reference code; the rate may fall to 0 along a cosine."""
+ADAM = {
+    "learning_rate": 1e-4,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "schedule": "constant",
+    "warmup_steps": 0,
+}
+"""The optimizer of the reference code; the rate may rise from 0 in `warmup_steps` of a
+player's updates, and fall to 0 along a cosine."""
+
+
+def paper_variant(argument, default):
+    """(the rest, whether the paper's settings are asked for) of a config's argument.
+
+    "paper", "kmnist:paper" and "kmnist".
+    """
+    rest, _, last = argument.rpartition(":")
+    return (rest or default, True) if last == "paper" else (argument, False)
 
 
 def config() -> ml_collections.ConfigDict:
@@ -68,6 +85,16 @@ def lazily(make):
     return lambda key, state: made()(key, state)
 
 
+def rising(rate, num_updates):
+    """A schedule that rises linearly to another one, a number or a schedule."""
+
+    def schedule(count):
+        share = jnp.minimum(1, (count + 1) / num_updates)
+        return share * (rate(count) if callable(rate) else rate)
+
+    return schedule
+
+
 def optimizer(settings, num_updates, method="meg"):
     """Adam, its rate constant (reference) or decaying to 0 along a cosine.
 
@@ -82,7 +109,34 @@ def optimizer(settings, num_updates, method="meg"):
         constant=settings.learning_rate,
         cosine=optax.cosine_decay_schedule(settings.learning_rate, num_updates),
     )
+    warmup_steps = settings.get("warmup_steps", 0)
+    at_least(f"{method}.warmup_steps", warmup_steps, 0)
+    if warmup_steps:
+        rate = rising(rate, warmup_steps)
     return optax.adam(rate, settings.beta1, settings.beta2)
+
+
+def ratio_settings():
+    """`config.ratio`: of `density_ratio.Spec`; num_steps 0 fits none, as the papers.
+
+    It takes a quarter of the iterations of training at most.
+    """
+    rates = {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.9, "schedule": "constant"}
+    return defaults(density_ratio.Spec, num_steps=0, **rates)
+
+
+def with_ratio(config, learner, energy):
+    """The learner, with a density ratio of the energy's form where the config asks."""
+    group = config.get("ratio")
+    if group:
+        at_least("ratio.num_steps", group.num_steps, 0)
+    if not group or not group.num_steps:
+        return learner
+    num_steps = max(1, min(group.num_steps, config.train.num_steps // 4))
+    fields = plain_fields(density_ratio.Spec, group) | {"num_steps": num_steps}
+    adam = optimizer(group, num_steps, "ratio")
+    spec = density_ratio.Spec(energy, **fields, optimizer=adam)
+    return density_ratio.with_ratio(learner, spec, adversarial.energy_params)
 
 
 def rates_of_decay(method, settings):

@@ -2,11 +2,8 @@
 
 import functools
 
-import numpy as np
-
 from megjax.evaluation import fidelity
 from megjax.samplers import mala, rwm
-from megjax.sampling import model
 
 
 def evaluation():
@@ -77,22 +74,15 @@ def samplers(settings, learner):
         "data_random_walk": visible | {"kernel_fn": rwm.rwm},
     }
     beta = settings.inverse_temperature
-    return {"generator": fidelity.generator(learner)} | {
-        name: functools.partial(ends, learner, inverse_temperature=beta, **chain)
-        for name, chain in chains.items()
+    chain_ends = functools.partial(fidelity.chain_ends, learner)
+    return {
+        "generator": fidelity.generator(learner),
+        **{
+            name: functools.partial(chain_ends, inverse_temperature=beta, **chain)
+            for name, chain in chains.items()
+        },
+        **fidelity.by_ratio(learner),
     }
-
-
-def ends(learner, key, state, num, **chain):
-    """Ends of chains that start at samples of the learner, and how they moved."""
-    trace = model.sample(key, learner, state, num=num, num_snapshots=2, **chain)
-    moved = {
-        "acceptance": float(np.mean(trace.acceptance_rate)),
-        "energy_before": float(np.mean(trace.energy[:, 0])),
-        "energy_after": float(np.mean(trace.energy[:, -1])),
-        "rms_after": float(np.mean(trace.rms[:, -1])),
-    }
-    return fidelity.Draws(trace.x, moved)
 
 
 def reference(settings, data, space):

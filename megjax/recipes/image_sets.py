@@ -8,6 +8,7 @@ from megjax.data import images, stacked
 from megjax.evaluation import (
     classifier,
     classifier_metrics,
+    digits,
     fidelity,
     mode_count,
     pictures,
@@ -22,13 +23,15 @@ def config(dataset):
 
     width: of the widest layer. remat: recompute activations instead of keeping them,
     for large images. default_init: PyTorch's default initialisation of the networks
-    for 4 * 2^n pixels, as the reference has it for CelebA.
+    for 4 * 2^n pixels, as the reference has it for CelebA. norm: of the generator, batch
+    (reference) or per_unit (`layers.BatchNorm`). networks: convolutional or dense.
     """
     fields = base.config()
     fields.dataset = dataset
     fields.data_dir = ""
     fields.width = 512
     fields.remat = fields.default_init = False
+    fields.norm, fields.networks = "batch", "convolutional"
     if dataset in MNIST:
         fields.evaluation = evaluation(dataset)
     elif dataset == "cifar10":
@@ -87,7 +90,7 @@ def data(config):
     if config.dataset == "stacked_mnist":
         data_dir = config.data_dir or None
         return stacked.stacked_mnist(config.num_stacked, data_dir=data_dir)
-    if config.dataset == "digits":
+    if config.get("dataset") == "digits":
         return images.digits()
     names = dict.fromkeys((*MNIST, "cifar10"), tfds)
     read = base.choice("dataset", config.dataset, **names)
@@ -95,9 +98,11 @@ def data(config):
 
 
 def grid(config, data, learner):
-    """A grid of samples."""
-    del config, data
-    return {"grid": pictures.sample_grid(learner)}
+    """A grid of samples; of 8x8 digits also what names they get."""
+    found = {"grid": pictures.sample_grid(learner)}
+    if config.get("dataset") == "digits":
+        found["digits"] = digits.digits({"": fidelity.generator(learner)})
+    return found
 
 
 def protocols(config, data, learner):
@@ -107,6 +112,8 @@ def protocols(config, data, learner):
         return cifar10.protocols(config.evaluation, data, learner, classified)
     if config.dataset == "stacked_mnist":
         return {"modes": modes(config, data, learner)}
+    if config.dataset == "digits" and learner.log_ratio:
+        return {"ratio": digits.digits(fidelity.by_ratio(learner))}
     if config.dataset in MNIST:
         return {"classes": classes(config, data, learner)}
     return {}

@@ -22,6 +22,7 @@ from megjax.sampling import store as stores
 from megjax.types import Array, Key, PyTree
 
 SPACES = ("latent", "data", "none")
+TARGETS = ("energy", "ratio")
 CHAINS_PER_CALL = 1024
 INITIAL_STEP_SIZE = 0.1
 
@@ -42,7 +43,7 @@ class Target(NamedTuple):
     kernel_fn: (log-density, *, step_size) -> Kernel, or where `trained`
     (params, log-density) -> Kernel. has_aux: whether it takes a density that returns
     (value, energy), and its states have an `aux`. draws: whether positions are
-    recorded.
+    recorded. ratio: whether minus the log density ratio takes the energy's place.
     """
 
     learner: Learner
@@ -52,6 +53,7 @@ class Target(NamedTuple):
     trained: bool
     has_aux: bool
     draws: bool
+    ratio: bool
 
 
 def sample(
@@ -60,7 +62,9 @@ def sample(
     state: PyTree,
     *,
     space: str = "latent",
+    target: str = "energy",
     num: int = 64,
+    resample: int = 1,
     steps: int = 100,
     burn_in: int = 0,
     thin: int | None = None,
@@ -78,9 +82,15 @@ def sample(
     """Draws `num` samples and moves each by `steps` Metropolis steps.
 
     space: "latent" moves z, "data" x itself, both from the learner's samples; "none"
-    only draws them. kernel_fn: (log-density, *, step_size) -> Kernel, or a `trained`
+    only draws them, as 0 `steps` do. kernel_fn: (log-density, *, step_size) -> Kernel, or a `trained`
     proposal; chains on x move in the unbounded values of the learner's bijector, where
     it has one.
+    target: what has the energy's place in the density, and in the trace: "energy" the
+    learner's, "ratio" minus its log density ratio of data and generator, under which
+    p(z) exp(-energy) at inverse temperature 1 is the data's density as far as the
+    generator can draw it (Che et al. 2020).
+    resample: chains start at `num` of so many times as many latents, drawn without
+    replacement with probabilities proportional to exp(-inverse_temperature energy).
     burn_in: steps before that, thrown away. thin: steps to a record, by default the
     fewest that make at most 10,000 of them.
     step_size: by default tuned on `warmup` steps that are then thrown away, so that the
@@ -101,12 +111,17 @@ def sample(
     store.Stopped, and ValueError and OSError of `store`, where it is given.
     """
     _check(learner, space, num, step_size, inverse_temperature)
+    _check_target(learner, space, target, prior, resample)
     _check_steps(num, steps, burn_in, thin)
+    space = space if steps else "none"
     store = store or stores.TraceStore()
     keep_draws = keep_draws or store.draws
     if space == "none" and keep_draws:
         raise ValueError("draws are those of chains: use space='latent' or 'data'.")
-    target, kernel_params = targeted(learner, space, prior, kernel_fn, keep_draws)
+    of_ratio = target == "ratio"
+    target, kernel_params = targeted(
+        learner, space, prior, kernel_fn, keep_draws, ratio=of_ratio
+    )
     params = {
         "learner": state,
         "kernel": kernel_params,
@@ -120,7 +135,9 @@ def sample(
     settings = {
         "seed": _integer(key),
         "space": space,
+        "target": "ratio" if of_ratio else "energy",
         "num": num,
+        "resample": resample,
         "steps": steps,
         "burn_in": burn_in,
         "thin": thin,
@@ -137,6 +154,18 @@ def sample(
         params = distributed.replicate(params, jax.sharding.get_mesh())
         found = _groups(key, target, params, plan, store, settings)
         return found._replace(landscape=_landscape(learner, params, found))
+
+
+def default_target(
+    learner: Learner, space: str, prior: str, inverse_temperature: float, kernel: str
+) -> str:
+    """The target where none is named: the density ratio, where there is one that fits.
+
+    A proposal ("neural") was trained for the energy, as are temperatures other than 1.
+    """
+    latent = space != "data" and prior == "gaussian"
+    plain = inverse_temperature == 1 and kernel not in ("neural", "gibbs")
+    return "ratio" if learner.log_ratio and latent and plain else "energy"
 
 
 def trained(learner: Learner, state: PyTree) -> Trained:
@@ -163,14 +192,17 @@ def chain(target: Target) -> draw.Chain:
     return draw.of_kernel(kernel_fn, draw.bound(_observed, target))
 
 
-def targeted(learner, space, prior, kernel_fn, draws) -> tuple[Target, PyTree]:
+def targeted(
+    learner, space, prior, kernel_fn, draws, *, ratio=False
+) -> tuple[Target, PyTree]:
     """The target, and the parameters of a trained proposal."""
     params, is_trained = None, isinstance(kernel_fn, Trained)
     if is_trained:
         kernel_fn, params = kernel_fn
     has_aux = draw.accepts(kernel_fn, "has_aux")
     kernel_fn = draw.comparable(kernel_fn)
-    return Target(learner, space, prior, kernel_fn, is_trained, has_aux, draws), params
+    own = (kernel_fn, is_trained, has_aux, draws, ratio)
+    return Target(learner, space, prior, *own), params
 
 
 def _check(learner, space, num, step_size, inverse_temperature):
@@ -189,12 +221,38 @@ def _check(learner, space, num, step_size, inverse_temperature):
         )
 
 
+def _check_target(learner, space, target, prior, resample):
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r}: choose one of {', '.join(TARGETS)}.")
+    if target == "ratio" and learner.log_ratio is None:
+        raise ValueError(
+            "target='ratio': this model has no density ratio: use target='energy', or "
+            "train with config.ratio.num_steps=2000."
+        )
+    if target == "ratio" and (space == "data" or prior == "none"):
+        raise ValueError(
+            f"target='ratio', space={space!r}, prior={prior!r}: the ratio is that of "
+            "data and generator: use space='latent' and prior='gaussian'."
+        )
+    if resample < 1:
+        raise ValueError(f"resample={resample}: give at least 1.")
+    if resample > 1 and (space == "data" or prior == "none" or learner.latents is None):
+        raise ValueError(
+            f"resample={resample} chooses latents that a generator's prior draws: use "
+            "space='latent' and prior='gaussian' on a method with a generator."
+        )
+
+
 def _check_steps(num, steps, burn_in, thin):
-    if num < 1 or steps < 1:
-        raise ValueError(f"num={num}, steps={steps}: both must be at least 1.")
+    if num < 1 or steps < 0:
+        raise ValueError(
+            f"num={num}, steps={steps}: give at least 1 chain and 0 steps."
+        )
+    if steps == 0 and (burn_in or thin):
+        raise ValueError(f"burn_in={burn_in}, thin={thin}: 0 steps have neither.")
     if burn_in < 0:
         raise ValueError(f"burn_in={burn_in}: must be 0 or positive.")
-    if thin is not None and not 1 <= thin <= steps:
+    if steps and thin is not None and not 1 <= thin <= steps:
         raise ValueError(f"thin={thin}: must be between 1 and steps={steps}.")
     # Steps are counted in 32 bits on devices.
     if max(burn_in + steps, num) >= 2**31:
@@ -212,8 +270,14 @@ def _claimed(store, settings, num_snapshots) -> plans.Plan:
 
 
 def _energies(target, params, positions) -> Array:
-    """E of positions [N, ...]: [N]."""
-    x = _data(target, params["learner"], positions)
+    """E, or minus the log density ratio, of positions [N, ...]: [N]."""
+    return _energies_of(target, params, _data(target, params["learner"], positions))
+
+
+def _energies_of(target, params, x) -> Array:
+    """The same of x [N, ...]."""
+    if target.ratio:
+        return -target.learner.log_ratio(params["learner"], x)
     return target.learner.energy(params["learner"], x)
 
 
@@ -250,23 +314,49 @@ def _observed(target, params, state) -> dict[str, Array]:
     return found | ({"draws": state.position} if target.draws else {})
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _positions(target, num, key, state):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _positions(target, num, resample, key, params):
     """Where `num` chains start: samples of the learner, or their latents."""
+    learner, state = target.learner, params["learner"]
+    if resample > 1:
+        key_latents, key_choice = jax.random.split(key)
+        z, log_weights = _candidates(target, num * resample, key_latents, params)
+        # The largest of weights and Gumbel noise: draws without replacement.
+        noise = jax.random.gumbel(key_choice, log_weights.shape)
+        z = z[jax.lax.top_k(log_weights + noise, num)[1]]
+        return z if target.space == "latent" else learner.generate(state, z)
     if target.space == "latent":
-        return target.learner.latents(key, num)
-    return target.learner.sample(key, state, num)
+        return learner.latents(key, num)
+    return learner.sample(key, state, num)
+
+
+def _candidates(target, num, key, params) -> tuple[Array, Array]:
+    """Latents [num, k] of the prior, and log weights [num] under the target."""
+    z = target.learner.latents(key, num)
+    x = target.learner.generate(params["learner"], z)
+    return z, -params["inverse_temperature"] * _energies_of(target, params, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _effective_share(target, num, key, params):
+    """Effective sample size of candidates, as a share of their number."""
+    _, log_weights = _candidates(target, num, jax.random.split(key)[0], params)
+    weights = jax.nn.softmax(log_weights)
+    return 1 / (num * jnp.sum(weights**2))
 
 
 def _groups(key, target, params, plan, store, settings) -> trace.Trace:
     """The traces of all groups of chains; the first one's step size is everyone's."""
-    found, step_size = [], settings["step_size"]
+    found, step_size, share = [], settings["step_size"], math.nan
+    resample = settings["resample"]
     for i, first in enumerate(range(0, settings["num"], CHAINS_PER_CALL)):
         keys = jax.random.split(jax.random.fold_in(key, i))
         num = min(CHAINS_PER_CALL, settings["num"] - first)
         start_fn = functools.partial(
-            *(_positions, target, num, keys[0], params["learner"])
+            *(_positions, target, num, resample, keys[0], params)
         )
+        if i == 0 and resample > 1:
+            share = float(_effective_share(target, num * resample, keys[0], params))
         if target.space == "none":
             found.append(_plain(target, params, start_fn()))
             continue
@@ -276,7 +366,9 @@ def _groups(key, target, params, plan, store, settings) -> trace.Trace:
         states, step_size = _started(keys[1], run, params, start_fn, settings)
         own = params | {"step_size": step_size}
         found.append(_trace(keys[1], run, target, own, states))
-    return _joined(found)
+    return _joined(found)._replace(
+        target=settings["target"], resample=resample, effective_share=share
+    )
 
 
 def _plain(target, params, x) -> trace.Trace:

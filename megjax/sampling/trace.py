@@ -46,6 +46,8 @@ class Trace(NamedTuple):
     landscape: for data in the plane.
     burn_in: steps thrown away before. inverse_temperature: beta of the density.
     draws: positions at every record [num, T, ...], where they are kept.
+    target: whose energy it is, "energy" or "ratio". resample: candidates per start.
+    effective_share: effective sample size of the candidates over their number.
     """
 
     x: np.ndarray
@@ -64,6 +66,9 @@ class Trace(NamedTuple):
     thin: int = 1
     inverse_temperature: float = 1.0
     draws: np.ndarray | None = None
+    target: str = "energy"
+    resample: int = 1
+    effective_share: float = math.nan
 
 
 def summary(trace: Trace) -> dict[str, float]:
@@ -74,11 +79,14 @@ def summary(trace: Trace) -> dict[str, float]:
     there was any.
     """
     long = {"burn_in": trace.burn_in, "thin": trace.thin}
+    resampled = {"resample": trace.resample, "effective_share": trace.effective_share}
     late = trace.energy[:, trace.energy.shape[1] // 2 :]
     return {
         "num": len(trace.x),
+        "target": trace.target,
         "steps": int(trace.times[-1]),
         **(long if trace.burn_in or trace.thin > 1 else {}),
+        **(resampled if trace.resample > 1 else {}),
         "inverse_temperature": float(trace.inverse_temperature),
         "step_size": float(trace.step_size),
         **mcmc.acceptance(trace.acceptance_rate, trace.is_accepted, trace.is_divergent),
@@ -145,6 +153,10 @@ def write(trace: Trace, out: str | pathlib.Path) -> dict[str, Any]:
 def lines(report: Mapping[str, Any]) -> list[str]:
     """A report as `write` returns it, in words for a terminal."""
     text = [f"energy        {report['energy_before']:.4g} at the start"]
+    about = [f"target        {report['target']}"]
+    if "resample" in report:
+        share = _number(report["effective_share"])
+        about += [f"resampled     1 of {report['resample']}, effective share {share}"]
     recorded = []
     if "thin" in report:
         burn_in, every = report["burn_in"], report["thin"]
@@ -164,7 +176,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
             f"R-hat         {_number(r_hat)} of the energy, last half of the steps",
             f"ESS           {_number(size)} of {report['late_draws']} draws, likewise",
         ]
-    return text + [f"warning: {line}" for line in report["warnings"]]
+    return about + text + [f"warning: {line}" for line in report["warnings"]]
 
 
 def _number(value):

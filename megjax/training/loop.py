@@ -32,6 +32,9 @@ from megjax.training import checkpoint, experiment, metric_writer
 from megjax.types import Key, Metrics, PyTree
 
 LOG = logging.getLogger(__name__)
+COLLAPSE_AFTER = 500
+COLLAPSED = 0.1
+"""From that iteration on, and below that share of the variance of data, is a warning."""
 
 
 class Keys(NamedTuple):
@@ -365,7 +368,12 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
             if log:
                 writer.write(step, scalars)
                 writer.progress(step, scalars)
+                _warn_of_collapse(step, scalars)
                 window = Window(samples_per_iteration, settings.max_energy)
+            if last and built.learner.finish:
+                key = jax.random.fold_in(keys(settings.seed).step, step)
+                state, found = built.learner.finish(key, state, built.data)
+                writer.write(step, jax.device_get(found))
             if evaluation:
                 evaluate(built, settings.seed, state, step, writer)
                 window.pause()
@@ -376,6 +384,16 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
                 checkpoint.finished(run.checkpoints)
                 raise Stopped(stopped, step)
     return state
+
+
+def _warn_of_collapse(step: int, scalars: Mapping[str, float]) -> None:
+    share = scalars.get("sample_variance", 1.0)
+    if step >= COLLAPSE_AFTER and share < COLLAPSED:
+        LOG.warning(
+            "collapse: the samples of a batch vary %.2g times as much as data: lower "
+            "the learning rate, or train with norm=per_unit or more entropy",
+            share,
+        )
 
 
 def _returned(run: Run, returns: int, error: FloatingPointError) -> checkpoint.Saved:

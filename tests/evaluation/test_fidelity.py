@@ -212,3 +212,30 @@ def test_the_generators_samples():
     draws = fidelity.generator(learner)(KEY, 0.5, 7)
     np.testing.assert_array_equal(draws.x, np.full((7, 2, 2, 1), 0.5))
     assert draws.metrics == {}
+
+
+def test_samples_by_the_density_ratio():
+    """Data are N(m, I) and the generator N(0, I): both samplers move towards m."""
+    mean = 0.5
+
+    def latents(key, num):
+        return jax.random.normal(key, (num, 4))
+
+    def generate(state, z):
+        return z.reshape(-1, 2, 2, 1)
+
+    learner = Learner(
+        init=None,
+        step=None,
+        sample=lambda key, state, num: generate(state, latents(key, num)),
+        energy=lambda state, x: jnp.zeros(len(x)),
+        latents=latents,
+        generate=generate,
+        log_ratio=lambda state, x: jnp.sum(mean * x - mean**2 / 2, axis=(1, 2, 3)),
+    )
+    assert fidelity.by_ratio(learner._replace(log_ratio=None)) == {}
+    samplers = fidelity.by_ratio(learner)
+    resampled = samplers["resampled"](KEY, {}, 1000)
+    assert abs(resampled.x.mean() - mean) < 0.15 and not resampled.metrics
+    moved = samplers["latent"](KEY, {}, 1000)
+    assert abs(moved.x.mean() - mean) < 0.1 and 0.3 < moved.metrics["acceptance"] < 0.9

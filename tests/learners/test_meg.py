@@ -358,3 +358,38 @@ def test_micro_batches_of_the_energy_see_the_whole_batch_normalised(x):
     )
     close(norm_parts["mean"], norm["mean"], rtol=1e-6)
     assert not np.allclose(norm_parts["var"], norm["var"], rtol=1e-3)
+
+
+def test_without_statistics_the_generator_descends_the_energy_alone():
+    """Two players; the energy's update is that of the game of three."""
+    two = spec(statistics=None)
+    learner = meg.meg(two)
+    x = jax.random.normal(jax.random.key(0), (two.num_energy_updates, 4, 2))
+    state = learner.init(jax.random.key(1), x[0])
+    assert state.statistics is None
+    key = jax.random.key(2)
+    moved, metrics = meg.generator_update(two, key, state, 4)
+    z = adversarial.latents(two, jax.random.split(key)[0], 4)
+
+    def loss(params):
+        x, _ = adversarial.generated(two, state.generator, params, z)
+        return jnp.mean(two.energy.apply({"params": state.energy.params}, x))
+
+    gradient = jax.grad(loss)(state.generator.params)
+    expected = jax.tree.map(lambda p, g: p - RATE * g, state.generator.params, gradient)
+    close(moved.generator.params, expected)
+    assert "information" not in metrics
+    assert jnp.isfinite(learner.step(key, state, x)[1]["sample_variance"])
+
+
+def test_the_variational_bound_needs_no_marginals():
+    none = spec(bound=losses.variational, num_marginals=0)
+    learner = meg.meg(none)
+    x = jax.random.normal(jax.random.key(0), (none.num_energy_updates, 4, 2))
+    state = learner.init(jax.random.key(1), x[0])
+    with_some = meg.meg(none._replace(num_marginals=2))
+    key = jax.random.key(2)
+    found, other = learner.step(key, state, x), with_some.step(key, state, x)
+    close(found[0].generator.params, other[0].generator.params)
+    with pytest.raises(ValueError, match="meg.num_marginals=0: give at least 1"):
+        meg.meg(none._replace(bound=losses.info_nce))

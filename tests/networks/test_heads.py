@@ -77,3 +77,29 @@ def test_outputs_of_a_bfloat16_trunk_are_float32():
     logits, variables = jax.eval_shape(statistics.init_with_output, KEY, x, z)
     assert logits.dtype == jnp.float32
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def normal_log_density(z, mean, std):
+    return np.sum(-(((z - mean) / std) ** 2) / 2 - np.log(std), axis=-1)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_posterior_is_a_log_density_over_the_prior(num):
+    posterior = heads.Posterior(Smooth(), latent_dim=2, num_components=num)
+    x = jax.random.normal(KEY, (4, 5))
+    z = jax.random.normal(jax.random.key(1), (2, 4, 2))
+    variables = posterior.init(KEY, x, z)
+    params = variables["params"]["output"]
+    h = np.tanh(x, dtype=np.float64)
+    h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-6)
+    outputs = h @ np.asarray(params["kernel"]) + params["bias"]
+    outputs = np.asarray(outputs, np.float64).reshape(4, num, 5)
+    log_weights = outputs[..., 4] - np.log(np.exp(outputs[..., 4]).sum(-1))[:, None]
+    std = heads.MIN_STD ** (1 / (1 + np.exp(3 - outputs[..., 2:4])))
+    parts = normal_log_density(z[:, :, None], outputs[..., :2], std)
+    log_q = np.log(np.exp(log_weights + parts).sum(-1))
+    expected = log_q - normal_log_density(z, 0, np.ones(2))
+    logits = posterior.apply(variables, x, z)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    single = posterior.apply(variables, x, z[1])
+    np.testing.assert_allclose(single, logits[1], rtol=1e-6)

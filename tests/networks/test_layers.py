@@ -103,3 +103,22 @@ def test_kernel_std_keeps_the_gain_of_the_reference_width():
     assert layers.kernel_std(512) == 0.02
     # Gain of a layer: std * sqrt(fan in), and fan in is proportional to the width.
     np.testing.assert_allclose(layers.kernel_std(32) * 32**0.5, 0.02 * 512**0.5)
+
+
+def test_batch_norm_per_unit_is_that_of_a_dense_layer():
+    """Of the flattened map, and so blind to what all examples share."""
+    x = jax.random.normal(KEY, (8, 3, 3, 2))
+    norm, dense = layers.BatchNorm(per_unit=True), layers.BatchNorm()
+    flat = x.reshape(8, -1)
+    variables = norm.init(KEY, x, False)
+    same = jax.tree.map(lambda v: v.reshape(-1), variables)
+    y, moved = norm.apply(variables, x, True, mutable=["batch_stats"])
+    expected, expected_moved = dense.apply(same, flat, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.reshape(8, -1), expected, rtol=1e-6)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            moved["batch_stats"][name].reshape(-1), expected_moved["batch_stats"][name]
+        )
+    template = 10 * jax.random.normal(jax.random.key(1), (1, 3, 3, 2))
+    shifted, _ = norm.apply(variables, x + template, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(shifted, y, atol=1e-4)

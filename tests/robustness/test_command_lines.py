@@ -87,8 +87,8 @@ flag --heartbeat_timeout=x: invalid literal :: --heartbeat_timeout=x
 """
 
 SAMPLE = """
-* steps=0: both must be at least 1 :: --steps=0
-both must be at least 1 :: --steps=-1  --num=0  --num=-1  '--thin=2 --steps=0'
+give at least 1 chain and 0 steps :: --steps=-1  --num=0  --num=-1
+0 steps have neither :: '--thin=2 --steps=0'  '--burn_in=2 --steps=0'
 flag --steps=.*: invalid :: --steps=x  --steps=1.5  --steps=
 want fewer than 2.31 :: --steps=2147483648  --steps=HUGE  --burn_in=2147483647
 :: --burn_in=HUGE  --num=HUGE  '--steps=2147483000 --burn_in=1000'

@@ -238,7 +238,12 @@ def test_landscape_is_the_normalised_density():
     [
         ({"space": "pixels"}, "space='pixels': choose one of latent, data, none"),
         ({"prior": "flat"}, "prior='flat': choose one of none, gaussian"),
-        ({"num": 0}, "num=0, steps=100: both must be at least 1"),
+        ({"target": "ratio"}, "target='ratio': this model has no density ratio"),
+        ({"target": "density"}, "target='density': choose one of energy, ratio"),
+        ({"resample": 0}, "resample=0: give at least 1"),
+        ({"resample": 2, "space": "data"}, "resample=2 chooses latents"),
+        ({"steps": 0, "burn_in": 1}, "burn_in=1, thin=None: 0 steps have neither"),
+        ({"num": 0}, "num=0, steps=100: give at least 1 chain and 0"),
         ({"step_size": -1.0}, "step_size=-1.0: must be positive"),
         ({"inverse_temperature": -1.0}, "inverse_temperature=-1.0: must be"),
         ({"burn_in": -1}, "burn_in=-1: must be 0 or positive"),
@@ -254,6 +259,37 @@ def test_landscape_is_the_normalised_density():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         run(PLANE, STATE, **settings)
+
+
+RATIO_MEAN = 0.4
+RATIO = PLANE._replace(
+    # Of N(m, I) to N(0, I), the generator's density.
+    log_ratio=lambda state, x: jnp.sum(RATIO_MEAN * x - RATIO_MEAN**2 / 2, axis=1)
+)
+
+
+def test_chains_under_the_ratio_sample_the_data():
+    walk = run(RATIO, STATE, num=512, steps=60, target="ratio")
+    error = np.mean(walk.x, axis=0) - RATIO_MEAN
+    assert np.max(np.abs(error)) < 4 / np.sqrt(512) and abs(walk.x.std() - 1) < 0.1
+    np.testing.assert_allclose(
+        walk.energy[:, -1], -RATIO.log_ratio(STATE, walk.x), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(ValueError, match="is that of data and generator"):
+        run(RATIO, STATE, target="ratio", space="data")
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_resampling_moves_samples_towards_the_target(steps):
+    """Importance weights of N(m, I) to N(0, I): an effective share of exp(-|m|^2)."""
+    walk = run(RATIO, STATE, num=1000, target="ratio", resample=16, steps=steps)
+    shift = np.mean(walk.before, axis=0)
+    assert np.all(np.abs(shift - RATIO_MEAN) < 0.15)
+    expected = np.exp(-2 * RATIO_MEAN**2)
+    np.testing.assert_allclose(walk.effective_share, expected, atol=0.05)
+    assert trace.summary(walk)["effective_share"] == walk.effective_share
+    again = run(RATIO, STATE, num=1000, target="ratio", resample=16, steps=steps)
+    np.testing.assert_array_equal(walk.x, again.x)
 
 
 def test_latent_space_needs_a_generator():
@@ -301,7 +337,7 @@ def test_lines_of_a_report(tmp_path):
     assert "R-hat         undefined" in text
     assert lines[-1].startswith("warning: ")
     plain = run(PLANE, STATE, num=512, space="none")
-    assert len(trace.lines(trace.write(plain, tmp_path))) == 1
+    assert len(trace.lines(trace.write(plain, tmp_path))) == 2
 
 
 VECTORS = linear((3,))

@@ -474,3 +474,38 @@ def test_another_config_does_not_touch_a_run_that_trains(tmp_path):
 def test_restore_needs_a_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json is missing"):
         loop.restore(tmp_path)
+
+
+def finishing(calls):
+    """A learner that notes when its training ends, and leaves a mark in its state."""
+
+    def finish(key, state, data):
+        calls.append(data.name)
+        return state | {"w": state["w"] + 1}, {"finish/mark": jnp.float32(1.0)}
+
+    return learner()._replace(finish=finish)
+
+
+def test_what_ends_training_is_done_once_and_kept(tmp_path):
+    calls, config = [], config_of()
+    expected = train(tmp_path / "plain", config)
+    state = train(tmp_path / "run", config, finishing(calls))
+    np.testing.assert_array_equal(state["w"], expected["w"] + 1)
+    again = train(tmp_path / "run", config, finishing(calls))
+    np.testing.assert_array_equal(again["w"], state["w"])
+    assert calls == ["table"]
+    last = metric_writer.read(tmp_path / "run")[-1]
+    assert last["step"] == 20 and last["finish/mark"] == 1
+
+
+def test_a_collapsed_generator_is_a_warning(tmp_path, caplog):
+    def collapsed(share):
+        def step(key, state, x):
+            state, found = learner().step(key, state, x)
+            return state, found | {"sample_variance": share}
+
+        caplog.clear()
+        train(tmp_path / f"{share}", config_of(600), learner()._replace(step=step))
+        return [r for r in caplog.records if "collapse" in r.getMessage()]
+
+    assert collapsed(0.01) and not collapsed(0.9)
