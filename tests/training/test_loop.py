@@ -504,8 +504,10 @@ def test_a_collapsed_generator_is_a_warning(tmp_path, caplog):
             state, found = learner().step(key, state, x)
             return state, found | {"sample_variance": share}
 
+        rarely = dict.fromkeys(("log_every", "save_every", "evaluate_every"), 600)
+        config = config_of(600, **rarely | {"iterations_per_call_cpu": 600})
         caplog.clear()
-        train(tmp_path / f"{share}", config_of(600), learner()._replace(step=step))
+        train(tmp_path / f"{share}", config, learner()._replace(step=step))
         return [r for r in caplog.records if "collapse" in r.getMessage()]
 
     assert collapsed(0.01) and not collapsed(0.9)
