@@ -71,7 +71,8 @@ def variational(joint: Array, marginal: Array) -> Array:
     joint: log q(z|x) - log p(z) [B] of a density q, as `networks.heads.Posterior` has
     it; marginal: not used, [M, B] with any M, 0 included. I(x; z) minus the mean
     divergence of q from the true posterior: unlike the other bounds it has no limit,
-    and for a generator without noise none is reached.
+    and for a generator without noise none is reached. Raises AssertionError for other
+    shapes.
 
     >>> import jax.numpy as jnp
     >>> from megjax import variational

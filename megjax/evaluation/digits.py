@@ -78,8 +78,7 @@ def classifier() -> tuple[Callable[[np.ndarray], Outputs], Mapping[str, float]]:
 
     def outputs(pixels):
         features = _features(pixels)
-        with np.errstate(divide="ignore"):
-            return Outputs(features, np.log(names.predict_proba(features) + 1e-12))
+        return Outputs(features, np.log(names.predict_proba(features) + 1e-12))
 
     probabilities = names.predict_proba(features[test])
     return outputs, {

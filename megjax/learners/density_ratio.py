@@ -6,6 +6,7 @@ Kanamori 2012); chains and resampling under p(z) exp(ratio) then improve the sam
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -33,11 +34,11 @@ class Spec(NamedTuple):
     network: x [B, ...] -> [B]; of the form of the learner's energy, from whose weights
         it starts.
     num_steps: at most. batch_size: of data, and as many samples.
-    check_every: steps from one look at held-out data and samples to the next; the
-        weights of the best look are kept. patience: looks without a better one that
-        end the fit. num_held_out: data and samples, at most a tenth of the set.
+    check_every: steps between evaluations of the loss on held-out data and samples; the
+        weights of the lowest one are kept. patience: evaluations without a lower one
+        that end the fit. num_held_out: data and samples, at most a tenth of the set.
     score_weight: of |grad_x log ratio|^2 at data.
-    average_decay: per step, of the running averages that are looked at and kept.
+    average_decay: per step, of the running averages that are evaluated and kept.
     """
 
     network: linen.Module
@@ -146,15 +147,20 @@ def fitted(
     line = jax.jit(calibrated)(*(energies_fn(params, x) for x in pair))
     ratio = average = Ratio(params, *line)
     optimizer = jax.jit(spec.optimizer.init)(params)
-    update, loss_fn = (jax.jit(partial(f, spec)) for f in (_updated, _held_out_loss))
-    looks, best = [], ratio
+    update, loss_fn = (
+        jax.jit(partial(f, spec)) for f in (update_ratio, _held_out_loss)
+    )
+    held_out_losses, best = [], ratio
     for step in range(spec.num_steps + 1):
         if step % spec.check_every == 0:
-            looks.append(float(loss_fn(average, *pair)))
-            LOG.info("density ratio: step %d, held-out loss %.4f", step, looks[-1])
-            first_best = int(np.argmin(looks))
-            best = average if first_best == len(looks) - 1 else best
-            if len(looks) - 1 - first_best == spec.patience:
+            loss = float(loss_fn(average, *pair))
+            held_out_losses.append(loss if math.isfinite(loss) else math.inf)
+            LOG.info(
+                "density ratio: step %d, held-out loss %.4f", step, held_out_losses[-1]
+            )
+            first_best = int(np.argmin(held_out_losses))
+            best = average if first_best == len(held_out_losses) - 1 else best
+            if len(held_out_losses) - 1 - first_best == spec.patience:
                 break
         if step < spec.num_steps:
             fake = sample_fn(jax.random.fold_in(key_steps, step), spec.batch_size)
@@ -162,8 +168,8 @@ def fitted(
                 ratio, average, optimizer, next(batches), fake
             )
     return best, {
-        "ratio/held_out_loss_of_energy": looks[0],
-        "ratio/held_out_loss": min(looks),
+        "ratio/held_out_loss_of_energy": held_out_losses[0],
+        "ratio/held_out_loss": min(held_out_losses),
         "ratio/num_steps": step,
     }
 
@@ -191,7 +197,7 @@ def calibrated(real: Array, fake: Array) -> tuple[Array, Array]:
     return w[0] / std, w[1] - w[0] * mean / std
 
 
-def _updated(spec, ratio, average, optimizer, real, fake):
+def update_ratio(spec, ratio, average, optimizer, real, fake):
     """One descent of the logistic loss, and the averages moved on."""
 
     def loss(params):

@@ -1,4 +1,4 @@
-"""The judge of 8x8 digits on real digits, on copies of them and on noise."""
+"""The classifier of 8x8 digits on real digits, on copies of them and on noise."""
 
 import jax
 import numpy as np

@@ -95,7 +95,7 @@ def test_an_update_has_the_gradient_of_the_penalised_logistic_loss():
         cross = jnp.mean(jax.nn.softplus(-r(x))) + jnp.mean(jax.nn.softplus(r(fake)))
         return cross + 0.3 * jnp.mean(jnp.sum(slope**2, axis=1))
 
-    moved, average, _ = density_ratio._updated(
+    moved, average, _ = density_ratio.update_ratio(
         spec, ratio, ratio, spec.optimizer.init(params), x, fake
     )
     expected = jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(loss)(params))
