@@ -89,12 +89,14 @@ class Posterior(linen.Module):
     mixture of `num_components` Gaussians whose means and, by way of a sigmoid between
     `MIN_STD` and 1, deviations follow linearly from the trunk's features; at first they
     are near 1, those of the prior. Layer norm keeps the means of that size whatever the
-    size of the features, which the energy's change by thousands. z may be [B, k], too. trunk: None where x are
-    features already, such as the energy's.
+    size of the features, which the energy's change by thousands.
 
+    z may be [B, k], too. trunk: None where x are features already, such as the
+    energy's.
+
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> from megjax import Posterior
-    >>> import jax
     >>> from megjax.networks import mlp
     >>> network = Posterior(mlp.Trunk((8,)), latent_dim=3)
     >>> x, z = jnp.ones((4, 2)), jnp.ones((1, 4, 3))
