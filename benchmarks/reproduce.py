@@ -169,9 +169,8 @@ def image_methods() -> Iterator[Sequence]:
 def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
     """Methods of images with as many iterations as --training_seconds allow.
 
-    small: config of MEG. WGAN-GP has its networks and settings but for the rate, which
-    was searched for each method (RESULTS.md); deep directed has its own. The iterations
-    are kept in --runs.
+    small: config of MEG. WGAN-GP has its networks and settings, deep directed its own.
+    The iterations are kept in --runs.
     """
     critic = {f"wgan_gp.{k}": value for k, value in wgan_gp.as_meg(64).items()}
     critic |= {"width": 64, "norm": "per_unit", "ratio.num_steps": 2000}
