@@ -1,7 +1,9 @@
 """The batch scripts against recorded stand-ins for gcloud, srun, scontrol and Python."""
 
+import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -13,8 +15,8 @@ import pytest
 import yaml
 
 LAUNCH = pathlib.Path(__file__).resolve().parent.parent / "launch"
-TPU, SLURM = LAUNCH / "tpu_vm.sh", LAUNCH / "slurm.sbatch"
-SCRIPTS = [TPU, SLURM, *(LAUNCH.parent / ".ci").iterdir()]
+TPU, SLURM, GPU = (LAUNCH / n for n in ("tpu_vm.sh", "slurm.sbatch", "gpu.sh"))
+SCRIPTS = [TPU, SLURM, GPU, *(LAUNCH.parent / ".ci").iterdir()]
 
 RECORD = """#!/usr/bin/env bash
 printf '%s\\n' "$(basename "$0") $*" >> "$CALLS"
@@ -314,3 +316,35 @@ def test_the_pods_find_each_other(stand_in, tmp_path):
     (call,) = calls(tmp_path)
     expected = f"--coordinator={host}:{port} --num_processes=2 --process_id=1"
     assert call.startswith("python train.py --config=") and call.endswith(expected)
+
+
+def test_the_gpu_jobs_name_configs_and_modules_that_exist():
+    done = run(GPU, "--dry_run")
+    assert done.returncode == 0 and "# cifar10" in done.stdout
+    configs = set(re.findall(r"--config=(\w+)", done.stdout))
+    assert {"digits", "cifar10", "kdd99"} <= configs
+    for config in configs:
+        assert (LAUNCH.parent / "configs" / f"{config}.py").exists()
+    for module in set(re.findall(r"-m ((?:benchmarks|megjax)[\w.]+)", done.stdout)):
+        assert (LAUNCH.parent / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_a_gpu_job_that_is_not_known_is_refused():
+    done = run(GPU, "spede")
+    assert done.returncode == 2 and done.stderr.startswith("error: no job spede: give")
+
+
+def test_gpu_jobs_resume_and_leave_their_figures(stand_in, tmp_path):
+    stand_in("python", 'echo "{\\"figure\\": 1.5}"; [[ ! -e $HERE/broken ]]\n')
+    environment = {"BIN": str(tmp_path / "bin"), "RUNS": str(tmp_path / "runs")}
+    environment["PYTHON"] = sys.executable
+    (tmp_path / "broken").touch()
+    done = run(GPU, "digits", **environment)
+    assert done.returncode == 1 and "resumes it" in done.stderr
+    (tmp_path / "broken").unlink()
+    assert run(GPU, "digits", **environment).returncode == 0
+    found = json.loads((tmp_path / "runs" / "results.json").read_text())
+    assert found["digits"] == [{"figure": 1.5}] * 4  # one that failed, then three
+    before = calls(tmp_path)
+    assert run(GPU, "digits", **environment).returncode == 0
+    assert calls(tmp_path) == before  # done, so skipped
