@@ -1,11 +1,13 @@
-"""README's Python runs as it is typed, one block after the other."""
+"""README's Python runs as it is typed; no page links to what is not there."""
 
 import pathlib
 import re
 
 import pytest
 
-TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
@@ -22,3 +24,10 @@ def test_the_first_block_samples_a_density_in_fifteen_lines():
 def test_the_other_blocks_run(i, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(BLOCKS[i], {})  # noqa: S102
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
