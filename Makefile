@@ -1,6 +1,7 @@
 # make demo       install, train on scikit-learn's digits, sample by latent MALA
 # make test       install, check the style, run the quick tests
 # make test-slow  run the others, as long again
+# make docs       build the site into build/site; a broken link is an error
 # make wheel      build the wheel and use it in a fresh environment elsewhere
 # make install    what demo and test begin with
 # All need only Python >= 3.11; PYTHON=python3.12 chooses another interpreter, and
@@ -11,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=15
 
-.PHONY: demo test test-slow wheel install clean
+.PHONY: demo test test-slow docs wheel install clean
 
 install: .venv/installed
 
@@ -36,6 +37,11 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]" \
+	  $(CONSTRAINTS:%=-c %)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 wheel:
 	.ci/wheel

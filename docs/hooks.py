@@ -1,0 +1,90 @@
+"""What the site adds to its pages: README as the front page, and the API reference.
+
+Loaded by mkdocs (a hook) and by mkdocstrings (an extension of griffe).
+"""
+
+import pathlib
+import re
+
+import griffe
+from mkdocs.structure.files import File
+
+import megjax
+
+ROOT = pathlib.Path(__file__).parent.parent
+GROUPS = {
+    "Front door": ("api", "sampling", "estimators"),
+    "Learners and losses": ("learners", "losses", "networks", "training"),
+    "Samplers": ("samplers", "densities"),
+    "Energies, metrics, data": ("energies", "metrics", "data", "types"),
+}
+DOCTEST = re.compile(r"(?m)^>>> .*(?:\n.+)*")
+
+
+class Docstrings(griffe.Extension):
+    """Docstrings as Markdown: examples are code, arguments and fields lists."""
+
+    def on_instance(self, *, obj, **_):
+        if not obj.docstring:
+            return
+        names = [p.name for p in getattr(obj, "parameters", [])] or list(obj.members)
+        paragraphs = obj.docstring.value.split("\n\n")
+        paragraphs = [listed(paragraph, names) for paragraph in paragraphs]
+        text = "\n\n".join(paragraphs)
+        obj.docstring.value = DOCTEST.sub(r"```python\n\g<0>\n```", text)
+
+
+def listed(paragraph: str, names: list[str]) -> str:
+    """A paragraph that tells of arguments, "name: what it is.", as a list of them."""
+    known = "|".join(re.escape(name) for name in names) or "(?!)"
+    if not re.match(rf"({known}): ", paragraph):
+        return paragraph
+    return re.sub(rf"(?:^|(?<=[.;]) |\n *)({known}): ", r"\n- **\1**: ", paragraph)
+
+
+def on_files(files, config):
+    """Adds the front page and a page for each group of public names."""
+    files.append(File.generated(config, "index.md", content=front_page()))
+    for title, page in reference_pages().items():
+        files.append(File.generated(config, reference_path(title), content=page))
+    return files
+
+
+def on_config(config):
+    """Names the reference in the navigation."""
+    pages = [{title: reference_path(title)} for title in GROUPS]
+    for section in config.nav:
+        if "API" in section:
+            section["API"].extend(pages)
+    return config
+
+
+def front_page() -> str:
+    """README, with links as they are from docs/."""
+    text = (ROOT / "README.md").read_text()
+    text = text.replace("](docs/", "](").replace(
+        "](RESULTS.md)", "](results/images.md)"
+    )
+    return re.sub(
+        r"\[([^]]+)\]\((?:examples/|CONTRIBUTING|CHANGELOG)[^)]*\)", r"\1", text
+    )
+
+
+def reference_path(title: str) -> str:
+    """reference/front_door.md of "Front door"."""
+    return f"reference/{re.sub(r'[^a-z]+', '_', title.lower())}.md"
+
+
+def reference_pages() -> dict[str, str]:
+    """Title -> page. Raises ValueError where a public name has no group."""
+    pages, left = {}, dict(megjax._HOME)
+    for title, packages in GROUPS.items():
+        own = [n for n, home in left.items() if home.split(".")[1] in packages]
+        directives = [
+            f"::: {left.pop(n)}.{n}\n    options:\n      heading: megjax.{n}"
+            for n in sorted(own, key=str.lower)
+        ]
+        pages[title] = "\n\n".join([f"# {title}", *directives]) + "\n"
+    if left:
+        raise ValueError(f"no group in docs/hooks.py has {sorted(left)}")
+    return pages
