@@ -169,7 +169,7 @@ def image_methods() -> Iterator[Sequence]:
 def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
     """Methods of images with as many iterations as --training_seconds allow.
 
-    small: config of MEG. WGAN-GP has its networks and settings, deep directed its own.
+    small: config of MEG, whose networks and settings all have but the dense one.
     The iterations are kept in --runs.
     """
     critic = {f"wgan_gp.{k}": value for k, value in wgan_gp.as_meg(64).items()}
@@ -179,8 +179,12 @@ def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
         Run("no entropy", small, {"meg.information_weight": 0.0}),
         Run("WGAN-GP", gan, critic),
     ]
-    if "stacked" not in small:
-        runs.append(Run("deep directed", "configs/deep_directed_mnist.py"))
+    deep = "configs/deep_directed_mnist.py"
+    if "stacked" in small:
+        runs.append(Run("deep directed", f"{deep}:stacked"))
+    else:
+        runs.append(Run("deep directed", f"{deep}:convolutional"))
+        runs.append(Run("deep directed, dense", deep))
     path = pathlib.Path(RUNS.value, "iterations.json")
     known = json.loads(path.read_text()) if path.exists() else {}
     names = [f"{r.workdir(0).name}, {TRAINING_SECONDS.value:g} s" for r in runs]

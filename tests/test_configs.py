@@ -115,6 +115,8 @@ TRACED = {
     "deep_directed_two_spirals:no_entropy": PLANE,
     "deep_directed_four_spin": PLANE,
     "deep_directed_mnist": {},
+    "deep_directed_mnist:convolutional": {},
+    "deep_directed_mnist:stacked": {},
     "deep_directed_mnist:digits": {"deep_directed.optimizer": "adam"},
     "toy_two_spirals": {},
     "toy_four_spin": {},

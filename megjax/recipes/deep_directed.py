@@ -7,7 +7,7 @@ import optax
 
 from megjax.learners import deep_directed
 from megjax.networks import experts
-from megjax.recipes import base, image_sets, planar_sets
+from megjax.recipes import base, image_sets, meg, planar_sets
 from megjax.training.experiment import Recipe
 
 ACTIVATIONS = {
@@ -21,9 +21,10 @@ def settings(**changes):
 
     What the texts leave open is our choice. num_experts, visible_std (0 for none),
     linear: of `experts.Experts`. entropy: batch_norm (arXiv) or none (workshop).
-    weight_decay: L2 of the energy. optimizer: adagrad (workshop) or adam (public code).
+    weight_decay: L2 of the energy. optimizer: adagrad (workshop) or adam (public code);
+    beta1, beta2, schedule, warmup_steps: of Adam.
     """
-    texts = {
+    texts = base.ADAM | {
         "latent_dim": 4,
         "num_experts": 4,
         "visible_std": 1.0,
@@ -32,6 +33,7 @@ def settings(**changes):
         "weight_decay": 0.0,
         "optimizer": "adagrad",
         "learning_rate": 0.01,
+        "beta2": 0.999,
     }
     return base.defaults(deep_directed.Spec, **texts | changes)
 
@@ -79,6 +81,17 @@ def plane_config(dataset, variant):
     return config
 
 
+def convolutional_config(config, width=64):
+    """Fields of `image_sets` with those of this method on MEG's networks and rates."""
+    config.width, config.norm = width, "per_unit"
+    ours = meg.for_images(width)
+    shared = {name: ours[name] for name in settings() if name in ours}
+    config.deep_directed = settings(num_experts=128, optimizer="adam", **shared)
+    config.recipe = convolutional
+    config.train.num_steps, config.train.evaluate_every = 9000, 1000
+    return config
+
+
 def plane_learner(config, shape, data=None):
     """A deep directed model of perceptrons."""
     del data
@@ -106,11 +119,19 @@ def image_learner(config, shape, data=None):
     return deep_directed.deep_directed(spec(config, features, generator))
 
 
+def convolutional_learner(config, shape, data=None):
+    """A deep directed model with MEG's convolutions on images of a shape [H, W, C]."""
+    del data
+    trunk, _, generator = meg.image_networks(config, shape)
+    return deep_directed.deep_directed(spec(config, trunk, generator))
+
+
 def spec(config, features, generator):
     """The specification of `config.deep_directed` on two networks."""
     group = config.deep_directed
     base.at_least("train.num_steps", config.train.num_steps, 1)
     base.at_least("deep_directed.num_experts", group.num_experts, 1)
+    base.at_least("deep_directed.num_energy_updates", group.num_energy_updates, 1)
     for field in ("visible_std", "weight_decay", "learning_rate"):
         base.at_least(f"deep_directed.{field}", group[field], 0)
     energy = experts.Experts(
@@ -129,23 +150,26 @@ def spec(config, features, generator):
             none=deep_directed.no_entropy,
             batch_norm=deep_directed.batch_norm_entropy,
         ),
-        energy_optimizer=optimizer(group, group.weight_decay),
-        generator_optimizer=optimizer(group, 0.0),
+        energy_optimizer=optimizer(
+            group, group.weight_decay, config.train.num_steps * group.num_energy_updates
+        ),
+        generator_optimizer=optimizer(group, 0.0, config.train.num_steps),
     )
 
 
-def optimizer(group, weight_decay):
+def optimizer(group, weight_decay, num_updates):
     """AdaGrad or Adam, with L2 in the gradient."""
     method = base.choice(
         "deep_directed.optimizer",
         group.optimizer,
-        adagrad=optax.adagrad,
-        adam=functools.partial(optax.adam, b1=0.5),
+        adagrad=optax.adagrad(group.learning_rate),
+        adam=base.optimizer(group, num_updates, "deep_directed"),
     )
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), method(group.learning_rate)
-    )
+    return optax.chain(optax.add_decayed_weights(weight_decay), method)
 
 
 plane = Recipe(planar_sets.data, plane_learner, planar_sets.evaluations)
 images = Recipe(image_sets.data, image_learner, image_sets.grid, image_sets.protocols)
+convolutional = Recipe(
+    image_sets.data, convolutional_learner, image_sets.grid, image_sets.protocols
+)
