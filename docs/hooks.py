@@ -13,11 +13,12 @@ import megjax
 
 ROOT = pathlib.Path(__file__).parent.parent
 GROUPS = {
-    "Front door": ("api", "sampling", "estimators"),
+    "Models, samples, estimators": ("api", "sampling", "estimators"),
     "Learners and losses": ("learners", "losses", "networks", "training"),
     "Samplers": ("samplers", "densities"),
     "Energies, metrics, data": ("energies", "metrics", "data", "types"),
 }
+NAMES = r"[a-z]\w*(?:, [a-z]\w*)*"
 DOCTEST = re.compile(r"(?m)^>>> .*(?:\n.+)*")
 
 
@@ -25,21 +26,17 @@ class Docstrings(griffe.Extension):
     """Docstrings as Markdown: examples are code, arguments and fields lists."""
 
     def on_instance(self, *, obj, **_):
-        if not obj.docstring:
-            return
-        names = [p.name for p in getattr(obj, "parameters", [])] or list(obj.members)
-        paragraphs = obj.docstring.value.split("\n\n")
-        paragraphs = [listed(paragraph, names) for paragraph in paragraphs]
-        text = "\n\n".join(paragraphs)
-        obj.docstring.value = DOCTEST.sub(r"```python\n\g<0>\n```", text)
+        if obj.docstring:
+            paragraphs = obj.docstring.value.split("\n\n")
+            text = "\n\n".join(listed(paragraph) for paragraph in paragraphs)
+            obj.docstring.value = DOCTEST.sub(r"```python\n\g<0>\n```", text)
 
 
-def listed(paragraph: str, names: list[str]) -> str:
+def listed(paragraph: str) -> str:
     """A paragraph that tells of arguments, "name: what it is.", as a list of them."""
-    known = "|".join(re.escape(name) for name in names) or "(?!)"
-    if not re.match(rf"({known}): ", paragraph):
+    if not re.match(rf"{NAMES}: ", paragraph):
         return paragraph
-    return re.sub(rf"(?:^|(?<=[.;]) |\n *)({known}): ", r"\n- **\1**: ", paragraph)
+    return re.sub(rf"(?:^|(?<=[.;]) |\n *)({NAMES}): ", r"\n- **\1**: ", paragraph)
 
 
 def on_files(files, config):
