@@ -115,7 +115,7 @@ class Estimator(BaseEstimator):
         """X checked as scikit-learn does, float64 or float32 [N, F].
 
         reset: for training; else the estimator must be fitted, to such columns. Raises
-        ValueError where values are masked, which scikit-learn would take as they are.
+        ValueError at masked values and dates, which scikit-learn would take for numbers.
         """
         if np.ma.is_masked(X):
             raise ValueError(
@@ -124,6 +124,11 @@ class Estimator(BaseEstimator):
             )
         if not reset:
             validation.check_is_fitted(self)
+        if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
+            raise ValueError(
+                f"{type(self).__name__} was given dates ({X.dtype}): make numbers of them, "
+                "such as days since the first"
+            )
         return validation.validate_data(self, X, dtype=_DTYPES, reset=reset)
 
 
