@@ -92,7 +92,8 @@ def standardised(x: np.ndarray, name: str = "the table") -> np.ndarray:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         mean, std = x.mean(axis=0), x.std(axis=0)
         # Elsewhere squares vanish, or rounding reaches the result.
-        plain = np.isfinite(std) & (std > 1e-8 * np.abs(x).max(axis=0)) & (std > 1e-140)
+        largest = np.maximum(np.abs(low.astype(float)), np.abs(high.astype(float)))
+        plain = np.isfinite(std) & (std > 1e-8 * largest) & (std > 1e-140)
         found = (x - mean) / np.where(plain, std, 1)
     for column in np.flatnonzero(~plain & ~constant):
         found[:, column] = _standardised_exactly(x[:, column])

@@ -79,9 +79,9 @@ def array(rng, shape=None, dtype=None):
         (1e38, 1e40),
         (0, 1e-200),
     )
-    x = low + (high - low) * rng.rand(*shape)
+    x = np.asarray(low + (high - low) * rng.rand(*shape))
     if rng.rand() < 0.3:
-        x = np.rint(x)
+        x = np.asarray(np.rint(x))
     if rng.rand() < 0.1 and x.size:
         x = np.where(rng.rand(*shape) < 0.2, pick(rng, np.nan, np.inf, -np.inf), x)
     with np.errstate(all="ignore"):
