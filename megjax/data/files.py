@@ -12,6 +12,7 @@ from megjax.io import npz
 
 TABLES = {".csv": tables.csv, ".tsv": tables.csv, ".parquet": tables.parquet}
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
 _PROGRAMS = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
 _KNOWN = (
     "give a folder of images, or an .npz or .npy file of images or vectors, or a .csv or "
@@ -32,8 +33,6 @@ def custom(
     FileNotFoundError where there is none; ValueError at files of other types.
     """
     root = pathlib.Path(path).expanduser()
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size}: give a side in pixels.")
     if root.is_dir():
         return folders.folder(
             path,
@@ -117,7 +116,7 @@ def _instead(root: pathlib.Path) -> str:
         return ", an archive: unpack it and give the folder, or the file that is in it"
     if suffix in _PROGRAMS:
         return ", which could run a program: save the array with numpy.save, as .npy"
-    if suffix in folders.suffixes():
+    if suffix in _IMAGES:
         return ", one image: give the folder that it lies in"
     return f", a file of another type: {_KNOWN}"
 

@@ -94,7 +94,7 @@ def contents(root: pathlib.Path) -> Contents:
     Raises OSError where a folder below cannot be read.
     """
     paths, left_out = [], {}
-    endings = suffixes()
+    endings = _suffixes()
     for place, names, files in os.walk(root, onerror=_raised):
         place = pathlib.Path(place)
         for name in sorted(names):
@@ -123,7 +123,7 @@ def _reason(path: pathlib.Path, endings: Mapping[str, str]) -> str | None:
 
 
 @functools.cache
-def suffixes() -> dict[str, str]:
+def _suffixes() -> dict[str, str]:
     """Endings of the names of images, and the formats that they stand for."""
     with extras.needed("data"):
         import PIL.Image

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import megjax
 from megjax.data import images
 from megjax.data.dataset import Dataset
 from megjax.evaluation import fidelity, inception
@@ -209,3 +210,42 @@ def test_a_summary_that_unpacks_to_too_much_is_refused(tmp_path):
         archive.writestr("mean.npy", bytes(2**21))
     with pytest.raises(ValueError, match="a.npz is damaged"):
         frechet.cached(path, "abc", pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (PIXELS, r"x holds pixels of uint8: give images in \[-1, 1\], x / 127.5 - 1"),
+        (
+            np.ma.array(SIGNED, mask=SIGNED > 0),
+            "x holds masked values: fill them first",
+        ),
+    ],
+    ids=["uint8", "masked"],
+)
+def test_a_model_of_images_takes_floats(x, words):
+    model = object.__new__(megjax.Model)
+    model.shape = (4, 4, 3)
+    for call in (model._examples, model.energy, model.score_samples):
+        with pytest.raises(ValueError, match=words):
+            call(x)
+    np.testing.assert_array_equal(model._examples(SIGNED), SIGNED)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (
+            np.ma.array(SIGNED, mask=SIGNED > 0),
+            "x holds masked values: fill them first",
+        ),
+        (PIXELS.astype(np.uint16), "uint16.*give uint8, or floats"),
+        (255 * UNIT, r"from 0.0 to 255.0: give uint8, or floats .* such as x / 255"),
+        (np.full((9, 2), 1e39), r"2 columns \(0, 1\) have values beyond 3.4e\+38"),
+        ([[1, 2], [3]], "x is no array of numbers"),
+    ],
+    ids=["masked", "uint16", "floats to 255", "beyond float32", "ragged"],
+)
+def test_an_array_that_no_model_can_fit(x, words):
+    with pytest.raises(ValueError, match=words):
+        megjax.fit(x, num_steps=1)
