@@ -90,7 +90,8 @@ def table(path: pathlib.Path) -> Labelled:
 def _features(columns: list[np.ndarray], path: pathlib.Path) -> np.ndarray:
     numeric = [i for i in range(_NUM_COLUMNS - 1) if i not in _SYMBOLIC]
     try:
-        x = [columns[i].astype(np.float32)[:, None] for i in numeric]
+        with np.errstate(over="ignore"):
+            x = [columns[i].astype(np.float32)[:, None] for i in numeric]
     except ValueError as error:
         raise ValueError(f"{path} is not KDD Cup 99: {error}.") from error
     if not all(np.isfinite(column).all() for column in x):

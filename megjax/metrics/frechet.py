@@ -45,7 +45,7 @@ class Summary(NamedTuple):
 
 
 def moments(features: np.ndarray) -> FeatureMoments:
-    """Of features [N, F]. Raises ValueError for other forms, and no rows."""
+    """Of features [N, F]; else ValueError, or FloatingPointError where not finite."""
     features = np.asarray(_rows(features, "features"), np.float64)
     mean = features.mean(axis=0)
     deviations = features - mean
@@ -77,7 +77,7 @@ def summary(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
     if total is None:
         raise ValueError("no images to summarise: give at least 10.")
     if not np.all(np.isfinite(total.scatter)):
-        raise FloatingPointError("some features of the images are not finite")
+        raise FloatingPointError("some features of the images are too large")
     score = inception_score(np.concatenate(logits))
     return Summary(
         num=total.num,
@@ -209,12 +209,17 @@ def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, fl
 
 
 def _rows(x: np.ndarray, name: str) -> np.ndarray:
-    """Rows [N, F] of numbers, as they are; else ValueError."""
+    """Rows [N, F] of numbers, as they are.
+
+    Raises ValueError for others, FloatingPointError for numbers that are not finite.
+    """
     if np.ma.is_masked(x):
         raise ValueError(f"{name} with masked values: leave those rows out.")
     x = np.asarray(x)
     if x.dtype.kind not in "fiu" or x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} are {x.dtype} {list(x.shape)}: give numbers [N, F].")
+    if not np.all(np.isfinite(x)):
+        raise FloatingPointError(f"some {name} of the images are not finite")
     return x
 
 

@@ -145,6 +145,22 @@ def test_features_that_are_none(name):
             call(x)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite(value):
+    x = ROWS.copy()
+    x[3, 1] = value
+    for call in (
+        frechet.moments,
+        lambda x: frechet.kernel_distance(x, ROWS),
+        lambda x: frechet.kernel_distance(ROWS, x),
+        frechet.inception_score,
+        lambda x: frechet.summary([(ROWS, x)]),
+    ):
+        with pytest.raises(FloatingPointError, match="some .* are not finite"):
+            call(x)
+
+
 MEAN, COVARIANCE = ROWS.mean(0), np.cov(ROWS.T)
 SKEW = COVARIANCE + np.triu(np.ones((4, 4)), 1)
 
