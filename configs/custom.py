@@ -1,8 +1,9 @@
-"""Your own data: a folder of images, or a .npy or .npz of images or vectors.
+"""Your own data: a folder of images, an .npy or .npz of images or vectors, or a table.
 
 python train.py --config=configs/custom.py --config.path=~/pictures
-python train.py --config=configs/custom.py --config.path=table.npy
+python train.py --config=configs/custom.py --config.path=table.csv
 
+Tables are .csv (read by pandas) or .parquet (by pyarrow). Transparent pixels show white.
 Time and result depend on the data.
 """
 

@@ -190,6 +190,12 @@ class Model:
         weights.save(path, self.run)
 
     def _examples(self, x) -> Array:
+        if np.ma.is_masked(x):
+            raise ValueError("x holds masked values: fill them first, x.filled(...)")
+        if len(self.shape) == 3 and getattr(x, "dtype", None) == np.uint8:
+            raise ValueError(
+                "x holds pixels of uint8: give images in [-1, 1], x / 127.5 - 1"
+            )
         x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.shape:
             raise ValueError(
@@ -279,7 +285,7 @@ def fit(
     >>> megjax.fit(x, num_steps=2, score_weight=0.01).energy(x[:3]).shape
     (3,)
     """
-    data = files.examples(np.asarray(x), "x", "array")
+    data = files.examples(x, "x", "array")
     if learner not in arrays.RECIPES:
         raise ValueError(
             f"learner={learner!r}: choose one of {', '.join(arrays.RECIPES)}"

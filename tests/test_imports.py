@@ -13,7 +13,7 @@ LAYERS = {
     "app": 0,
     "distributed": 0,
     "random": 0,
-    "io": 1,
+    "io": 0.5,
     "plotting": 1,
     "losses": 1,
     "networks": 1,

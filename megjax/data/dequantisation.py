@@ -7,6 +7,7 @@ Theis, van den Oord and Bethge 2016, "A note on the evaluation of generative mod
 import jax
 import jax.numpy as jnp
 
+from megjax import checks
 from megjax.types import Array, Key
 
 
@@ -14,7 +15,8 @@ def dequantised(key: Key, x: Array, *, num_levels: int = 32) -> Array:
     """Images in [-1, 1] of 256 grey levels as draws of fewer levels, evenly filled.
 
     x: [B, ...], pixel / 127.5 - 1. Level floor(pixel num_levels / 256) becomes the
-    interval of that number among num_levels equal ones in [-1, 1].
+    interval of that number among num_levels equal ones in [-1, 1]. Raises ValueError
+    where there is no level.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -23,6 +25,7 @@ def dequantised(key: Key, x: Array, *, num_levels: int = 32) -> Array:
     >>> bool(jnp.all((x >= -1) & (x < -1 + 2 / 32)))
     True
     """
+    checks.at_least("num_levels", num_levels, 1)
     # Rounded, since pixel / 127.5 - 1 may fall short of its pixel.
     pixels = jnp.round((x + 1) * 127.5)
     levels = jnp.floor(pixels * num_levels / 256)

@@ -1,15 +1,23 @@
-"""The user's own data: a folder of images, or an array of images or vectors."""
+"""The user's own data: a folder of images, an array of images or vectors, or a table."""
 
-import functools
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from megjax import extras
-from megjax.data import images
+from megjax.data import folders, images, tables
 from megjax.data.dataset import Dataset
+from megjax.io import npz
 
-_CHANNELS = {1: "L", 3: "RGB"}
+TABLES = {".csv": tables.csv, ".tsv": tables.csv, ".parquet": tables.parquet}
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+_PROGRAMS = (".pkl", ".pickle", ".joblib", ".pt", ".pth")
+_KNOWN = (
+    "give a folder of images, or an .npz or .npy file of images or vectors, or a .csv or "
+    ".parquet table of numbers"
+)
 
 
 def custom(
@@ -20,66 +28,23 @@ def custom(
     standardise: bool = False,
     memory_budget: int = images.MEMORY_BUDGET,
 ) -> Dataset:
-    """The training set at `path`: a folder, as `folder`, or a .npz/.npy, as `array`."""
+    """The training set at `path`: a folder, as `folders.folder`, or a file, as `array`.
+
+    FileNotFoundError where there is none; ValueError at files of other types.
+    """
     root = pathlib.Path(path).expanduser()
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size={image_size}: give a side in pixels.")
     if root.is_dir():
-        return folder(
+        return folders.folder(
             path,
             image_size=image_size,
             num_channels=num_channels,
             memory_budget=memory_budget,
         )
-    if root.suffix.lower() in (".npz", ".npy") and root.is_file():
-        return array(path, standardise=standardise)
-    raise FileNotFoundError(
-        f"No training data at {path!r}: give a folder of images, or an .npz or .npy "
-        "file of images or vectors."
-    )
-
-
-def folder(
-    path: str,
-    *,
-    image_size: int | None = None,
-    num_channels: int = 3,
-    crop: int | None = None,
-    memory_budget: int = images.MEMORY_BUDGET,
-) -> Dataset:
-    """All images in a folder and its subfolders, whatever format Pillow reads.
-
-    image_size: side of the result, from the largest centred square; None where all
-        images have one size already.
-    num_channels: 1 for grey, 3 for colour.
-    crop: side of the centred square kept first.
-
-    ValueError names a broken file, or says that the images differ in size.
-    """
-    if num_channels not in _CHANNELS:
-        raise ValueError(f"num_channels is 1 or 3, not {num_channels}.")
-    with extras.needed("data"):
-        import PIL.Image
-    known = PIL.Image.registered_extensions()
-    root = pathlib.Path(path).expanduser()
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in known)
-    if not paths:
-        raise FileNotFoundError(
-            f"No images in {path!r}: put .png, .jpg or other image files there."
-        )
-    frame = functools.partial(
-        _frame, mode=_CHANNELS[num_channels], image_size=image_size, crop=crop
-    )
-
-    def rows(indices: np.ndarray) -> np.ndarray:
-        return images.stacked_rows(
-            lambda some: (frame(paths[i]) for i in some), indices
-        )
-
-    shape = frame(paths[0]).shape
-    return images.within_budget(
-        root.resolve().name, shape, len(paths), rows, memory_budget=memory_budget
-    )
+    if not os.path.lexists(root):
+        raise FileNotFoundError(f"No training data at {path!r}: {_KNOWN}.")
+    if root.suffix.lower() not in (".npz", ".npy", *TABLES) or not root.is_file():
+        raise ValueError(f"No training data at {path!r}{_instead(root)}.")
+    return array(path, standardise=standardise)
 
 
 def array(path: str, *, standardise: bool = False) -> Dataset:
@@ -88,19 +53,52 @@ def array(path: str, *, standardise: bool = False) -> Dataset:
     Images are [N, H, W] or [N, H, W, C] with at most 4 channels: uint8; or floats
     which all lie in [0, 1], or else in [-1, 1]. Vectors are [N, D] of any number type
     and are taken as they are, or, with `standardise`, to mean 0 and variance 1 per
-    column. Pickled objects are refused. ValueError says what is allowed.
+    column. A .csv, .tsv (pandas reads them) or .parquet (pyarrow) is such vectors, a
+    row each. Pickled objects are refused. ValueError says what is allowed.
     """
-    x = _loaded(pathlib.Path(path).expanduser())
-    return examples(x, path, pathlib.Path(path).stem, standardise=standardise)
+    file = pathlib.Path(path).expanduser()
+    if file.suffix.lower() in TABLES:
+        x, columns = TABLES[file.suffix.lower()](file)
+        return tables.table(file.stem, x, standardise=standardise, columns=columns)
+    return examples(_loaded(file), path, file.stem, standardise=standardise)
 
 
-def examples(
-    x: np.ndarray, origin: str, name: str, *, standardise: bool = False
-) -> Dataset:
+def examples(x: Any, origin: str, name: str, *, standardise: bool = False) -> Dataset:
     """The examples in an array, of the forms that `array` takes.
 
-    origin: where it is from, for messages. ValueError says what is allowed.
+    origin: where it is from, for messages. ValueError says what is allowed; masked
+    values and sparse matrices are refused.
     """
+    x = numbers(x, origin)
+    if x.ndim == 2:
+        return tables.table(name, x, standardise=standardise)
+    x = x[..., None] if x.ndim == 3 else x
+    if x.shape[-1] > 4:
+        raise ValueError(
+            f"{origin} holds images {list(x.shape[1:])}: channels, at most 4, come last."
+        )
+    if x.dtype == np.uint8:
+        return images.resident(name, x)
+    store = _unit(x).astype(np.float32)
+    return Dataset(name, store.shape[1:], len(store), store, lambda store, i: store[i])
+
+
+def numbers(x: Any, origin: str) -> np.ndarray:
+    """An array of finite numbers [N, D], [N, H, W] or [N, H, W, C]; else ValueError."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"{origin} holds masked values: fill them first, x.filled(...), or leave "
+            "those rows out."
+        )
+    if hasattr(x, "toarray"):
+        raise ValueError(f"{origin} is a sparse matrix: give x.toarray().")
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            f"{origin} is no array of numbers ({npz.words(error)}): give rows of one "
+            "length."
+        ) from error
     if x.dtype.kind not in "biuf" or x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise ValueError(
             f"{origin} holds {x.dtype} {list(x.shape)}: give numbers, [N, D] for vectors "
@@ -108,23 +106,19 @@ def examples(
         )
     if not np.isfinite(x).all():
         raise ValueError(f"{origin} holds NaN or infinite values: remove them.")
-    if x.ndim == 2:
-        return _table(name, _standardised(x) if standardise else x)
-    x = x[..., None] if x.ndim == 3 else x
-    if x.shape[-1] > 4:
-        raise ValueError(
-            f"{origin} holds images {list(x.shape[1:])}: channels, at most 4, come last."
-        )
-    return images.resident(name, x) if x.dtype == np.uint8 else _table(name, _unit(x))
+    return x
 
 
-def _frame(path: pathlib.Path, **options) -> np.ndarray:
-    try:
-        with path.open("rb") as stream:
-            return images.decoded(stream, **options)
-    # Pillow's readers raise whatever their parsers do.
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable image: {error}.") from error
+def _instead(root: pathlib.Path) -> str:
+    """What to do about a file that is no training data."""
+    suffix = root.suffix.lower()
+    if suffix in _ARCHIVES:
+        return ", an archive: unpack it and give the folder, or the file that is in it"
+    if suffix in _PROGRAMS:
+        return ", which could run a program: save the array with numpy.save, as .npy"
+    if suffix in _IMAGES:
+        return ", one image: give the folder that it lies in"
+    return f", a file of another type: {_KNOWN}"
 
 
 def _loaded(path: pathlib.Path) -> np.ndarray:
@@ -134,36 +128,29 @@ def _loaded(path: pathlib.Path) -> np.ndarray:
             return loaded
         with loaded:
             names = loaded.files
-            wanted = names[0] if len(names) == 1 else "x"
-            array = loaded[wanted] if wanted in names else None
-    # NumPy and zipfile raise whatever their parsers do.
+        wanted = names[0] if len(names) == 1 else "x"
+        found = npz.read(path, [wanted]) if wanted in names else {}
+    # NumPy and zipfile raise whatever its parsers do.
     except Exception as error:
-        raise ValueError(f"{path} is not a plain .npy or .npz: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(  # noqa: TRY004
-            f"{path} holds arrays {names}: keep one, or name one x."
-        )
-    return array
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(
+            f"{path} is not a plain .npy or .npz: {npz.words(error)}"
+        ) from error
+    if {"format", "data", "shape"} <= set(names):
+        raise ValueError(f"{path} holds a sparse matrix: save its toarray().")
+    if not found:
+        raise ValueError(f"{path} holds arrays {names}: keep one, or name one x.")
+    return found[wanted]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     """Float images in [-1, 1], from [0, 1] where none is negative."""
     low, high = x.min(), x.max()
     if x.dtype.kind != "f" or low < -1 or high > 1:
+        top = np.iinfo(x.dtype).max if x.dtype.kind == "u" else 255
         raise ValueError(
             f"Images of type {x.dtype} with values from {low} to {high}: give uint8, "
-            "or floats in [0, 1] or in [-1, 1]."
+            f"or floats in [0, 1] or in [-1, 1], such as x / {top}."
         )
     return 2 * x - 1 if low >= 0 else x
-
-
-def _standardised(x: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and variance 1; constant columns become 0."""
-    x = x.astype(np.float64)
-    std = x.std(0)
-    return (x - x.mean(0)) / np.where(std > 0, std, 1)
-
-
-def _table(name: str, x: np.ndarray) -> Dataset:
-    store = x.astype(np.float32)
-    return Dataset(name, store.shape[1:], len(store), store, lambda store, i: store[i])

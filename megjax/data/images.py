@@ -22,22 +22,99 @@ from megjax.types import Array
 MEMORY_BUDGET = 4 * 2**30
 """Bytes of pixels above which a set streams; CelebA at 64x64 has 2.3 GiB."""
 
+BACKGROUND = (255, 255, 255)
+"""White: the colour behind transparent pixels, where no other is given."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""Of one image, where Pillow refuses, too: half a gigabyte once it is decoded."""
+
 _CHUNK = 4096
+_PROGRAMS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats of which Pillow decodes nothing, or hands the file to a program."""
+_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_MAX_CHANNELS = 4
+
+
+class Refused(ValueError):
+    """An intact image that cannot be used as it is; the message says what to do."""
+
+
+class Decoded(NamedTuple):
+    """An image uint8 [H, W, C], and what a person should know of how it was made.
+
+    first_of_several: only the first of its frames or pages was taken.
+    composited: it had transparent pixels, which show the background.
+    """
+
+    pixels: np.ndarray
+    first_of_several: bool
+    composited: bool
 
 
 def normalised(pixels: Array) -> Array:
-    """uint8 pixels as float32 in [-1, 1].
+    """uint8 pixels as float32 in [-1, 1]. Raises ValueError for other types.
 
     >>> import numpy as np
     >>> from megjax.data.images import normalised
     >>> normalised(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
     """
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels of type {pixels.dtype}: give uint8, as fidelity.quantised makes of "
+            "images in [-1, 1]"
+        )
     return pixels.astype(np.float32) / 127.5 - 1
 
 
+def check_levels(pixels: Array, name: str = "pixels") -> None:
+    """ValueError unless `pixels` are uint8, with what makes them so.
+
+    >>> import numpy as np
+    >>> from megjax.data.images import check_levels
+    >>> check_levels(np.array([0.0, 1.0]))
+    Traceback (most recent call last):
+    ValueError: pixels of float64 from 0 to 1: give np.round(255 * x).astype(np.uint8)
+    """
+    if np.ma.is_masked(pixels):
+        raise ValueError(f"{name} with masked values: fill them first, x.filled(0)")
+    if pixels.dtype != np.uint8:
+        if not pixels.size or not np.issubdtype(pixels.dtype, np.number):
+            raise ValueError(f"{name} of {pixels.dtype}: give uint8 from 0 to 255")
+        low, high = np.min(pixels), np.max(pixels)
+        made = "np.round(x)"
+        if low >= -1 and high <= 1:
+            made = "np.round(127.5 * (x + 1))" if low < 0 else "np.round(255 * x)"
+        elif not (low >= 0 and high <= 255):
+            made = "np.round(255 * (x - x.min()) / np.ptp(x))"
+        raise ValueError(
+            f"{name} of {pixels.dtype} from {low:.6g} to {high:.6g}: give "
+            f"{made}.astype(np.uint8)"
+        )
+
+
+def check_pixels(pixels: Array, name: str = "pixels") -> None:
+    """ValueError unless `pixels` are images uint8 [N, H, W, C], channels last.
+
+    name: for the message, which says how to make them.
+
+    >>> import numpy as np
+    >>> from megjax.data.images import check_pixels
+    >>> check_pixels(np.zeros((10, 8, 8, 3), np.uint8))
+    """
+    form = f"{name} of form {list(pixels.shape)}"
+    if pixels.ndim != 4 or 0 in pixels.shape:
+        raise ValueError(f"{form}: give [N, H, W, C], x[..., None] of grey images")
+    if pixels.shape[-1] > _MAX_CHANNELS:
+        raise ValueError(
+            f"{form}: channels, at most {_MAX_CHANNELS}, come last; give "
+            "x.transpose(0, 2, 3, 1) where they come first"
+        )
+    check_levels(pixels, name)
+
+
 def resident(name: str, pixels: np.ndarray) -> Dataset:
-    """Images uint8 [N, H, W, C] that live on the device.
+    """Images uint8 [N, H, W, C] that live on the device; else ValueError.
 
     >>> import numpy as np
     >>> from megjax.data.images import resident
@@ -45,6 +122,7 @@ def resident(name: str, pixels: np.ndarray) -> Dataset:
     >>> data.take(data.store, np.array([0, 1])).shape
     (2, 8, 8, 1)
     """
+    check_pixels(pixels, f"the pixels of {name!r}")
     return Dataset(name, pixels.shape[1:], len(pixels), pixels, _take)
 
 
@@ -62,6 +140,16 @@ def within_budget(
     """
     if num_examples * math.prod(shape) <= memory_budget:
         return resident(name, rows(np.arange(num_examples)))
+    return streamed(name, shape, num_examples, rows)
+
+
+def streamed(
+    name: str,
+    shape: tuple[int, ...],
+    num_examples: int,
+    rows: Callable[[np.ndarray], np.ndarray],
+) -> Dataset:
+    """Images that `rows` reads batch by batch: indices [B] -> uint8 [B, *shape]."""
     return Dataset(name, shape, num_examples, (), _take, stream=rows)
 
 
@@ -137,36 +225,155 @@ def digits() -> Dataset:
     return resident("digits", digits_labelled()[0])
 
 
-def decoded(
+def decoded(encoded: bytes | IO[bytes], **options: Any) -> np.ndarray:
+    """The pixels of an encoded image, uint8 [H, W, C]; options and errors as `decode`."""
+    return decode(encoded, **options).pixels
+
+
+def decode(
     encoded: bytes | IO[bytes],
     *,
     mode: str,
     image_size: int | None = None,
     crop: int | None = None,
-) -> np.ndarray:
-    """One encoded image as uint8 [H, W, C], upright, cropped, then resized.
+    background: tuple[int, int, int] = BACKGROUND,
+) -> Decoded:
+    """One encoded image, upright, opaque, in 8 bits, cropped, then resized.
 
     mode: of Pillow, L or RGB.
     image_size: side of the result (bilinear, antialiased); None keeps the size.
     crop: side of the centred square kept first; by default the largest square where
         the image is resized.
+    background: red, green and blue behind transparent pixels.
+
+    Grey levels of 16 bits are scaled from the range of the file (12 bits in some TIFF),
+    floats from [0, 1]. Raises `Refused` for levels without a range (32 bits, floats
+    beyond), for more than `MAX_PIXELS` pixels and for a crop beyond the image; what
+    Pillow raises, for files that are no images.
     """
     with extras.needed("data"):
         import PIL.Image
         import PIL.ImageOps
     stream = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-    with PIL.Image.open(stream) as image:
+    with _opened(stream) as image:
+        # The two pictures of a stereo camera are no sequence.
+        several = getattr(image, "is_animated", False) and image.format != "MPO"
+        largest = _largest_level(image)
         image = PIL.ImageOps.exif_transpose(image)
+        image, composited = _opaque(_in_8_bits(image, largest), background)
         image = image if image.mode == mode else image.convert(mode)
         side = crop or (min(image.size) if image_size else None)
         if side:
+            if side > min(image.size):
+                raise Refused(
+                    f"crop={side} of an image of {image.width} x {image.height} pixels: "
+                    "give its smaller side at most"
+                )
             left, top = ((extent - side) // 2 for extent in image.size)
             image = image.crop((left, top, left + side, top + side))
         if image_size and image.size != (image_size, image_size):
             size = (image_size, image_size)
             image = image.resize(size, PIL.Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return Decoded(pixels, several, composited)
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Names of the formats that Pillow itself decodes, in the order it tries them."""
+    with extras.needed("data"):
+        import PIL.Image
+    PIL.Image.init()
+    return tuple(name for name in PIL.Image.ID if name not in _PROGRAMS)
+
+
+def _opened(stream: IO[bytes]) -> Any:
+    """Pillow's image, of which only the head has been read."""
+    import PIL.Image
+
+    too_many = f"more than {MAX_PIXELS:,} pixels: make it smaller first"
+    try:
+        image = PIL.Image.open(stream, formats=formats())
+    except PIL.Image.DecompressionBombError as error:
+        raise Refused(too_many) from error
+    # A program may have lifted Pillow's limit.
+    if math.prod(image.size) > MAX_PIXELS:
+        raise Refused(too_many)
+    return image
+
+
+def _largest_level(image: Any) -> float | None:
+    """The level that means white in an image of more than 8 bits; None in others.
+
+    Raises `Refused` where the format does not say.
+    """
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(258, (16,))[0] if image.format == "TIFF" else 16
+        return 2.0**bits - 1
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 65535.0
+    if image.mode == "F":
+        return 1.0
+    if image.mode == "I":
+        raise Refused(
+            "grey levels of 32 bits, or signed ones, whose range is not known: save it "
+            "with 8 or 16 bits, or give an array of floats in [0, 1] as .npy"
+        )
+    return None
+
+
+def _in_8_bits(image: Any, largest: float | None) -> Any:
+    """The image in one of Pillow's modes of 8 bits, with its transparency.
+
+    Raises `Refused` for levels outside [0, largest].
+    """
+    import PIL.Image
+
+    if image.mode == "LAB":
+        return _from_lab(image)
+    if largest is None:
+        return image
+    levels = np.asarray(image, np.float32)
+    low, high = levels.min(), levels.max()
+    if not (low >= 0 and high <= largest):
+        raise Refused(
+            f"levels from {low:.6g} to {high:.6g}: scale floats to [0, 1], or save it "
+            "with 8 or 16 bits"
+        )
+    scaled = np.rint(levels * 255 / np.float32(largest)).astype(np.uint8)
+    found = PIL.Image.fromarray(scaled)
+    if "transparency" in image.info:
+        opaque = np.where(levels == image.info["transparency"], 0, 255)
+        found.putalpha(PIL.Image.fromarray(opaque.astype(np.uint8)))
+    return found
+
+
+def _from_lab(image: Any) -> Any:
+    """CIELAB as sRGB."""
+    try:
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    except ImportError as error:
+        raise Refused("its colours are CIELAB: save it as RGB") from error
+
+
+def _opaque(image: Any, background: tuple[int, int, int]) -> tuple[Any, bool]:
+    """(the image without transparency, whether it had transparent pixels)."""
+    import PIL.Image
+
+    if image.mode not in _ALPHA and "transparency" not in image.info:
+        return image, False
+    premultiplied = {"RGBa": "RGBA", "La": "LA"}
+    if image.mode in premultiplied:
+        image = image.convert(premultiplied[image.mode])
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] == 255:
+        return image, False
+    canvas = PIL.Image.new("RGBA", image.size, (*background, 255))
+    return PIL.Image.alpha_composite(canvas, image), True
 
 
 def stacked_rows(
@@ -192,11 +399,18 @@ def stacked_rows(
                 )
             rows[start + offset] = image
 
-    # Threads gain nothing on small images, whose decoding seldom frees the interpreter.
-    workers = min(32, os.cpu_count() or 1) if first.size > 32 * 32 * 3 else 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with threads(first) as pool:
         list(pool.map(fill, range(0, len(indices), _CHUNK)))
     return rows
+
+
+def threads(image: np.ndarray) -> concurrent.futures.ThreadPoolExecutor:
+    """A pool for images such as this one; one thread where more gain nothing.
+
+    That is small images, whose decoding seldom frees the interpreter.
+    """
+    workers = min(32, os.cpu_count() or 1) if image.size > 32 * 32 * 3 else 1
+    return concurrent.futures.ThreadPoolExecutor(workers)
 
 
 class _Source(NamedTuple):

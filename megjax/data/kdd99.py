@@ -10,11 +10,14 @@ import zlib
 
 import numpy as np
 
+from megjax.data import tables
 from megjax.data.dataset import Dataset, Labelled, find_file
 
 FILE_NAME = "kddcup.data_10_percent.gz"
 
 _NUM_COLUMNS = 42
+_MAX_BYTES = 2**30
+"""Of the unpacked file; the 10 % file has 75 MB, the full one 743 MB."""
 _SYMBOLIC = (1, 2, 3, 6, 11, 20, 21)
 _NORMAL = b"normal."
 
@@ -35,8 +38,8 @@ def kdd99(
         raise ValueError(f"scale is 'none' or 'minmax', not {scale!r}.")
     train, test = split(table(_found(path, data_dir)))
     if scale == "minmax":
-        test = test._replace(x=minmax(test.x, train))
-        train = minmax(train, train)
+        test = test._replace(x=tables.minmax(test.x, train))
+        train = tables.minmax(train, train)
     dataset = Dataset(
         "kdd99", train.shape[1:], len(train), train, lambda store, i: store[i]
     )
@@ -57,16 +60,6 @@ def split(rows: Labelled) -> tuple[np.ndarray, Labelled]:
     return rows.x[in_train & (rows.labels == 0)], test
 
 
-def minmax(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Columns of x [N, F] moved and scaled as takes those of `reference` to [0, 1].
-
-    Columns that are constant in `reference`, 9 of the 121, have no scale: they are 0.
-    """
-    low, high = reference.min(0), reference.max(0)
-    varies = high > low
-    return np.where(varies, (x - low) / np.where(varies, high - low, 1), 0)
-
-
 def table(path: pathlib.Path) -> Labelled:
     """The rows of the gzipped CSV file, in its order, labelled 1 for normal traffic.
 
@@ -75,9 +68,15 @@ def table(path: pathlib.Path) -> Labelled:
     distinct rows are parsed: two thirds of the file are repetitions.
     """
     try:
-        lines = gzip.decompress(path.read_bytes()).split()
+        with gzip.open(path) as stream:
+            content = stream.read(_MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a complete gzip file: {error}.") from error
+    if len(content) > _MAX_BYTES:
+        raise ValueError(
+            f"{path} is not KDD Cup 99: it unpacks to more than {_MAX_BYTES:,} bytes."
+        )
+    lines = content.split()
     rows = {line: number for number, line in enumerate(dict.fromkeys(lines))}
     cells = [line.split(b",") for line in rows]
     if not cells or any(len(row) != _NUM_COLUMNS for row in cells):
@@ -91,9 +90,12 @@ def table(path: pathlib.Path) -> Labelled:
 def _features(columns: list[np.ndarray], path: pathlib.Path) -> np.ndarray:
     numeric = [i for i in range(_NUM_COLUMNS - 1) if i not in _SYMBOLIC]
     try:
-        x = [columns[i].astype(np.float32)[:, None] for i in numeric]
+        with np.errstate(over="ignore"):
+            x = [columns[i].astype(np.float32)[:, None] for i in numeric]
     except ValueError as error:
         raise ValueError(f"{path} is not KDD Cup 99: {error}.") from error
+    if not all(np.isfinite(column).all() for column in x):
+        raise ValueError(f"{path} is not KDD Cup 99: some numbers are not finite.")
     x += [columns[i][:, None] == np.unique(columns[i]) for i in _SYMBOLIC]
     return np.concatenate(x, axis=1, dtype=np.float32)
 

@@ -35,8 +35,13 @@ def one_class(
     pixels uint8 [N, H, W, C], labels int32 [N]. A random `train_fraction` of the
     normals trains, the rest and every held-out example test. The reference code
     permutes again for the test set, so that most of its test normals were trained on;
-    here one permutation makes both.
+    here one permutation makes both. Raises ValueError where there is no such split.
     """
+    images.check_pixels(pixels, f"the pixels of {name!r}")
+    if len(labels) != len(pixels):
+        raise ValueError(f"{len(pixels)} images and {len(labels)} labels: give as many")
+    if not 0 < train_fraction <= 1:
+        raise ValueError(f"train_fraction={train_fraction}: give a number in (0, 1]")
     anomalous = np.flatnonzero(labels == held_out)
     normal = np.flatnonzero(labels != held_out)
     if not len(anomalous) or not len(normal):

@@ -23,7 +23,13 @@ def stacked_mnist(num_stacked: int = 3, *, data_dir: str | None = None) -> Datas
 
 
 def stacked(pixels: np.ndarray, *, num_stacked: int) -> Dataset:
-    """Stacks of the images uint8 [N, H, W, 1]: examples [H, W, num_stacked]."""
+    """Stacks of the images uint8 [N, H, W, 1]: examples [H, W, num_stacked].
+
+    Raises ValueError for other pixels.
+    """
+    images.check_pixels(pixels)
+    if pixels.shape[-1] != 1:
+        raise ValueError(f"pixels of {pixels.shape[-1]} channels: give grey images, 1")
     table = index_table(len(pixels), num_stacked=num_stacked)
     shape = (*pixels.shape[1:3], num_stacked)
     store = {"pixels": pixels[..., 0], "table": table}

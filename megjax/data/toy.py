@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from megjax import checks
 from megjax.data.dataset import Dataset
 from megjax.types import Array, Key
 
@@ -59,12 +60,13 @@ def mixture_log_density(mixture: Mixture, x: Array) -> Array:
 def gaussians_25(*, seed: int = 0, num_examples: int = 100_000) -> Dataset:
     """A fixed set from `grid_25`, the same number of points around every centre.
 
-    `num_examples` is rounded down to a multiple of 25.
+    `num_examples` is rounded down to a multiple of 25; ValueError where that is 0.
 
     >>> from megjax.data.toy import gaussians_25
     >>> gaussians_25(num_examples=1000).store.shape
     (1000, 2)
     """
+    checks.at_least("num_examples", num_examples, 25)
     mixture = grid_25()
     component = np.arange(num_examples - num_examples % 25) % 25
     noise = jax.random.normal(jax.random.key(seed), (len(component), 2))
@@ -89,7 +91,9 @@ def swiss_roll(*, seed: int = 0, noise: float = 0.25) -> Dataset:
     """Fresh draws from scikit-learn's roll seen from its side, divided by 7.5.
 
     (t cos t, t sin t) plus `noise` times a normal, t uniform on [1.5 pi, 4.5 pi].
+    ValueError where `noise` is negative or not finite.
     """
+    checks.at_least("noise", noise, 0)
 
     def point(key: Key) -> Array:
         angle_key, noise_key = jax.random.split(key)
@@ -106,6 +110,7 @@ def two_spirals(*, seed: int = 0, num_examples: int = 10_000) -> Dataset:
     Kim and Bengio name the set without defining it; this is our reading: radius
     3 pi sqrt(u), jitter uniform on [0, 0.5], all over 3, then noise of std 0.1.
     """
+    checks.at_least("num_examples", num_examples, 1)
     keys = jax.random.split(jax.random.key(seed), 3)
     radius = 3 * jnp.pi * jnp.sqrt(jax.random.uniform(keys[0], (num_examples, 1)))
     arm = jnp.concatenate([-jnp.cos(radius), jnp.sin(radius)], 1) * radius
@@ -121,6 +126,7 @@ def four_spin(*, seed: int = 0, num_examples: int = 10_000) -> Dataset:
     Kim and Bengio name the set without defining it; this is our reading: around
     radius 1, std 0.3 along and 0.1 across an arm, turned by exp(radius) / 4, times 2.
     """
+    checks.at_least("num_examples", num_examples, 1)
     noise = jax.random.normal(jax.random.key(seed), (num_examples, 2))
     along, across = 1 + 0.3 * noise[:, 0], 0.1 * noise[:, 1]
     angle = jnp.arange(num_examples) % 4 * (jnp.pi / 2) + 0.25 * jnp.exp(along)

@@ -83,6 +83,10 @@ class Estimator(BaseEstimator):
             header = json.loads(str(arrays.pop("header")))
             found, parameters = header["written_by"], header["parameters"]
             fitted = traverse_util.unflatten_dict(arrays | header["fitted"], sep="/")
+            if found == writer:
+                lists = {k: v for k, v in parameters.items() if isinstance(v, list)}
+                estimator = cls(**parameters | {k: tuple(v) for k, v in lists.items()})
+                _check_names(cls, fitted)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged, or was not written by {writer}: {error}"
@@ -92,14 +96,17 @@ class Estimator(BaseEstimator):
                 f"{path} was written by {found}, this is {writer}: load it with the "
                 "class and the megjax that wrote it"
             )
-        lists = {k: v for k, v in parameters.items() if isinstance(v, list)}
-        estimator = cls(**parameters | {k: tuple(v) for k, v in lists.items()})
         if "feature_names_in_" in fitted:
             names = fitted["feature_names_in_"]
             fitted["feature_names_in_"] = np.array(names, object)
         if "random_state_" in fitted:
             random_state = np.random.RandomState()
-            random_state.set_state(fitted["random_state_"])
+            try:
+                random_state.set_state(fitted["random_state_"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: random_state_ is damaged ({error})"
+                ) from error
             fitted["random_state_"] = random_state
         vars(estimator).update(fitted)
         return estimator
@@ -107,11 +114,29 @@ class Estimator(BaseEstimator):
     def _table(self, X, *, reset: bool = False) -> np.ndarray:
         """X checked as scikit-learn does, float64 or float32 [N, F].
 
-        reset: for training; else the estimator must be fitted, to such columns.
+        reset: for training; else the estimator must be fitted, to such columns. Raises
+        ValueError at masked values and dates, which scikit-learn would take for numbers.
         """
+        if np.ma.is_masked(X):
+            raise ValueError(
+                f"{type(self).__name__} was given {np.ma.count_masked(X)} masked values: "
+                "fill them first, X.filled(...), or leave those rows out"
+            )
         if not reset:
             validation.check_is_fitted(self)
+        if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
+            raise ValueError(
+                f"{type(self).__name__} was given dates ({X.dtype}): make numbers of them, "
+                "such as days since the first"
+            )
         return validation.validate_data(self, X, dtype=_DTYPES, reset=reset)
+
+
+def _check_names(cls: type, fitted: Mapping[str, Any]) -> None:
+    """ValueError where an attribute of a file would take the place of a method."""
+    taken = [name for name in fitted if hasattr(cls, str(name))]
+    if taken:
+        raise ValueError(f"{taken[0]} is no fitted attribute of {cls.__name__}")
 
 
 def seed(random_state: np.random.RandomState) -> int:

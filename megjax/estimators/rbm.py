@@ -16,6 +16,7 @@ from megjax import extras
 from megjax.energies import rbm, units
 from megjax.energies.family import Family
 from megjax.estimators import base
+from megjax.io import npz
 from megjax.learners import contrastive, proximal
 from megjax.learners.base import Learner
 from megjax.training import loop
@@ -26,6 +27,8 @@ with extras.needed("estimators"):
     from sklearn.utils import check_random_state, validation
 
 _VISIBLE = {"bernoulli": units.BERNOULLI, "gaussian": units.GAUSSIAN}
+_ROUNDING = 1e-6
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
@@ -36,7 +39,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
     n_components: number of hidden units, each 0 or 1.
     visible: "bernoulli" for rows in [0, 1], probabilities of a 1; "gaussian" for real
         rows, with variance 1 around a mean that the hidden units move: scale the
-        columns to variance 1 or so first.
+        columns to variance 1 or so first. Rows beyond are refused, in `fit` and
+        wherever else rows are given.
     learning_rate: of plain gradient descent. Gaussian units need less.
     batch_size: rows of an update, and chains of the negative phase.
     n_iter: passes over the rows in `fit`.
@@ -98,7 +102,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         training diverges.
         """
         _check(self)
-        X = self._table(X, reset=True)
+        X = self._usable(X, reset=True)
         return self._started(X)._trained(X, self.n_iter)
 
     def partial_fit(self, X, y=None) -> Self:
@@ -109,7 +113,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         """
         _check(self)
         first = not hasattr(self, "components_")
-        X = self._table(X, reset=first)
+        X = self._usable(X, reset=first)
         return (self._started(X) if first else self)._trained(X, 1)
 
     def transform(self, X) -> np.ndarray:
@@ -242,8 +246,40 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
             params["visible_log_precision"] = np.float32(np.log(self.precision_))
         return params
 
+    @classmethod
+    def load(cls, path) -> Self:
+        """The machine that `save` wrote; errors as of every estimator's `load`."""
+        machine = super().load(path)
+        try:
+            _check(machine)
+            _check_fitted(machine)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} holds no machine ({npz.words(error)}): save it again"
+            ) from error
+        return machine
+
+    def _usable(self, X, *, reset: bool = False) -> np.ndarray:
+        """X as of `_table`; raises ValueError at values that the visible units have not."""
+        X = self._table(X, reset=reset)
+        low, high = X.min(), X.max()
+        if self.visible == "bernoulli":
+            # Scalers round.
+            if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+                raise ValueError(
+                    f"rows with values from {low:.6g} to {high:.6g}: visible='bernoulli' "
+                    f"takes [0, 1]; give {_unit_interval(low, high)}, scale them with "
+                    "MinMaxScaler(clip=True), or choose visible='gaussian'"
+                )
+        elif max(-low, high) > _LARGEST:
+            raise ValueError(
+                f"rows with values from {low:.6g} to {high:.6g}: float32 has {_LARGEST:.3g} "
+                "at most; scale the columns to variance 1"
+            )
+        return X
+
     def _rows(self, X) -> np.ndarray:
-        return self._table(X).astype(np.float32)
+        return self._usable(X).astype(np.float32)
 
     def _dtype(self, X) -> np.dtype:
         dtype = getattr(X, "dtype", None)
@@ -340,6 +376,34 @@ def _swept(
     key_start, key_sweeps = jax.random.split(key)
     chain = family.start(key_start, params, v)
     return contrastive.sweeps(family, key_sweeps, params, chain, 1.0, num_sweeps)[0]
+
+
+def _unit_interval(low: float, high: float) -> str:
+    """How rows of a range are usually brought to [0, 1]."""
+    if low >= 0:
+        return "X / 255" if 16 < high <= 255 else f"X / {high:.6g}, or X > 0 of counts"
+    return "(X + 1) / 2" if low >= -1 and high <= 1 else "(X - low) / (high - low)"
+
+
+def _check_fitted(machine: RBM) -> None:
+    """ValueError where the arrays of a machine do not fit each other."""
+    hidden, features = len(machine.components_), machine.n_features_in_
+    chains = len(machine.v_samples_)
+    shapes = {
+        "components_": (hidden, features),
+        "intercept_hidden_": (hidden,),
+        "intercept_visible_": (features,),
+        "v_samples_": (chains, features),
+        "h_samples_": (chains, hidden),
+    }
+    if machine.visible == "gaussian":
+        shapes["precision_"] = (features,)
+    for name, shape in shapes.items():
+        value = np.asarray(getattr(machine, name))
+        if value.shape != shape or value.dtype.kind != "f":
+            raise ValueError(f"{name} is {value.dtype} {value.shape}, not {shape}")
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def _check(estimator: RBM) -> None:

@@ -11,7 +11,6 @@ import json
 import logging
 import pathlib
 import time
-import zipfile
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from flax import linen, traverse_util
 from megjax import app
 from megjax.data import images, order
 from megjax.data.dataset import Labelled
-from megjax.io import atomic
+from megjax.io import atomic, npz
 from megjax.learners.base import Player, player, updated
 from megjax.networks.layers import BatchNorm, Convolution, Linear
 from megjax.types import Array, Key, PyTree
@@ -284,7 +283,7 @@ def load(path: str | pathlib.Path, *, data: str | None = None) -> Classifier:
         raise FileNotFoundError(f"no classifier at {path}: {remedy}")
     try:
         found = _read(path)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         cause = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} is no classifier ({cause}): {remedy}") from error
     if data not in (None, found.data):
@@ -293,8 +292,7 @@ def load(path: str | pathlib.Path, *, data: str | None = None) -> Classifier:
 
 
 def _read(path: pathlib.Path) -> Classifier:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = npz.read(path)
     header = json.loads(str(arrays.pop("header")))
     if header["kind"] != KIND:
         raise ValueError(f"it says {header['kind']!r}, not {KIND!r}")

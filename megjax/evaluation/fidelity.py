@@ -6,6 +6,7 @@ the same distances have names of their own, since their numbers cannot be compar
 
 import functools
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -33,6 +34,9 @@ MIN_SAMPLES = 10
 """One for every split of the score."""
 
 SHOWN = 100
+_ROUNDING = 1e-3
+_MUCH = 0.5
+"""Share of values outside of [-1, 1] that no sampler of images has by mistake."""
 
 
 class Space(NamedTuple):
@@ -124,14 +128,26 @@ def by_ratio(learner: Learner) -> dict[str, Sampler]:
 def quantised(x: np.ndarray, rounding: str = "round") -> np.ndarray:
     """Images in [-1, 1] as the uint8 of a picture file; values outside are clipped.
 
+    The log says where so many lie outside that the images must have another range.
     rounding: "round", which gives data back as they were, or "truncate", as the paper's
     code writes its samples: they come out half a grey level darker. Raises ValueError
-    at other words and FloatingPointError for images that are not finite.
+    at other words and at whole numbers, FloatingPointError for images that are not
+    finite.
     """
     _check_rounding(rounding)
-    x = np.asarray(x, np.float32)
+    x = np.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"images of {x.dtype}: give floats in [-1, 1].")
+    x = x.astype(np.float32, copy=False)
     if not np.all(np.isfinite(x)):
         raise FloatingPointError("some samples are not finite: use another checkpoint")
+    outside = np.mean(np.abs(x) > 1 + _ROUNDING) if x.size else 0
+    if outside > _MUCH:
+        LOG.warning(
+            "%.0f %% of the values of images lie outside [-1, 1], from %.4g to %.4g: they "
+            "are clipped; divide images of 0 to 255 by 127.5 and subtract 1",
+            *(100 * outside, x.min(), x.max()),
+        )
     levels = (np.clip(x, -1, 1) + 1) * np.float32(127.5)
     return ROUNDINGS[rounding](levels).astype(np.uint8)
 
@@ -142,8 +158,8 @@ def reference(
     """What a training set looks like in a space, from `cache_dir` where it was before.
 
     All its images, in a fixed random order. The file is held to the SHA-256 of the
-    pixels and of the network. Raises ValueError where it does not match, and for sets
-    without an end.
+    pixels and of the network. Raises ValueError where it does not match, for sets without
+    an end, and for images outside [-1, 1]; the log says where none is below 0.
     """
     if data.num_examples is None:
         raise ValueError(f"{data.name} has no fixed set of images to compare with.")
@@ -198,7 +214,8 @@ def fidelity(
 
 
 def summary(pixels: np.ndarray, space: Space, *, batch_size: int = 100) -> Summary:
-    """What images uint8 [N, H, W, C] look like in a space."""
+    """What images uint8 [N, H, W, C] look like in a space; ValueError for others."""
+    images.check_pixels(pixels)
     groups = np.split(pixels, range(GROUP, len(pixels), GROUP))
     return frechet.summary(_outputs(space, groups, batch_size))
 
@@ -250,13 +267,27 @@ def _pixels(data: Dataset) -> Iterator[np.ndarray]:
     order = np.random.RandomState(frechet.SEED).permutation(data.num_examples)
     take = jax.jit(data.take)
     store = None if data.stream else jax.tree.map(jnp.asarray, data.store)
+    lowest = math.inf
     for first in range(0, len(order), GROUP):
         indices = order[first : first + GROUP].astype(np.int32)
         if data.stream:
             x = take(data.stream(indices), np.arange(len(indices)))
         else:
             x = take(store, indices)
+        low, high = float(jnp.min(x)), float(jnp.max(x))
+        lowest = min(lowest, low)
+        if not (low >= -1 - _ROUNDING and high <= 1 + _ROUNDING):
+            raise ValueError(
+                f"{data.name} has values from {low:.6g} to {high:.6g}: its `take` must "
+                "return images in [-1, 1]."
+            )
         yield quantised(x)
+    if lowest >= 0:
+        LOG.warning(
+            "no value of %s lies below 0: its images should span [-1, 1]; return 2 x - 1 "
+            "where they span [0, 1]",
+            data.name,
+        )
 
 
 def _outputs(

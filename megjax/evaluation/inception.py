@@ -16,6 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from megjax import distributed
+from megjax.data import images
 from megjax.io import tensors
 from megjax.metrics import frechet
 from megjax.networks import inception
@@ -47,9 +48,10 @@ class Inception(NamedTuple):
     def outputs(self, pixels: np.ndarray) -> tuple[Array, Array]:
         """Of images uint8 [B, H, W, 1 or 3]: features [B, 2048], logits [B, 1008].
 
-        Not to be traced by `jax.jit`, see `resized`. Raises ValueError for other
-        numbers of channels.
+        Not to be traced by `jax.jit`, see `resized`. Raises ValueError for other types,
+        forms and numbers of channels.
         """
+        images.check_pixels(pixels)
         if pixels.shape[-1] not in (1, 3):
             raise ValueError(
                 f"images with {pixels.shape[-1]} channels: Inception takes 1 or 3."

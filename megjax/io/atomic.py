@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from megjax.io import npz
+
 LOG = logging.getLogger(__name__)
 DIGEST = "sha256"
 
@@ -45,13 +47,11 @@ def checked(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises FileNotFoundError, and ValueError where the file is damaged or another's.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            arrays = dict(saved)
+        arrays = npz.read(path)
         digest = str(arrays.pop(DIGEST))
     except FileNotFoundError:
         raise
-    # zipfile and NumPy raise whatever their parsers do.
-    except Exception as error:
+    except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"no arrays with their SHA-256 ({error})") from error
     if digest != _digest(arrays):
         raise ValueError("its SHA-256 does not match")

@@ -12,12 +12,14 @@ import pathlib
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from megjax import extras
+from megjax.io import npz
 
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -43,8 +45,11 @@ _DAMAGED = (
     TypeError,
     ValueError,
     pickle.UnpicklingError,
+    # Of zip archives: encrypted, or compressed in an unknown way.
+    RuntimeError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """What readers raise on bytes that are not of their format."""
 
@@ -88,8 +93,7 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return npz.read(path)
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -110,6 +114,7 @@ def _pth(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _zipped(path: pathlib.Path) -> dict[str, np.ndarray]:
     """NAME/data.pkl describes the tensors, NAME/data/KEY are their storages."""
+    npz.check(path)
     with zipfile.ZipFile(path) as archive:
         (root,) = {name.partition("/")[0] for name in archive.namelist()}
         order = f"{root}/byteorder"

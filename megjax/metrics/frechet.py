@@ -7,13 +7,12 @@ Frechet distance: Heusel et al. 2017 (FID). Kernel distance: Binkowski et al. 20
 import hashlib
 import itertools
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from megjax.io import atomic
+from megjax.io import atomic, npz
 
 SEED = 2020
 """Of the subsets of the kernel distance; torch-fidelity's."""
@@ -46,8 +45,8 @@ class Summary(NamedTuple):
 
 
 def moments(features: np.ndarray) -> FeatureMoments:
-    """Of features [N, F]."""
-    features = np.asarray(features, np.float64)
+    """Of features [N, F]; else ValueError, or FloatingPointError where not finite."""
+    features = np.asarray(_rows(features, "features"), np.float64)
     mean = features.mean(axis=0)
     deviations = features - mean
     return FeatureMoments(len(features), mean, deviations.T @ deviations)
@@ -74,11 +73,11 @@ def summary(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Summary:
         total = found if total is None else merged(total, found)
         if sum(map(len, pool)) < POOL:
             pool.append(np.asarray(features, np.float32))
-        logits.append(np.asarray(batch_logits, np.float32))
+        logits.append(np.asarray(_rows(batch_logits, "logits"), np.float32))
     if total is None:
         raise ValueError("no images to summarise: give at least 10.")
     if not np.all(np.isfinite(total.scatter)):
-        raise FloatingPointError("some features of the images are not finite")
+        raise FloatingPointError("some features of the images are too large")
     score = inception_score(np.concatenate(logits))
     return Summary(
         num=total.num,
@@ -100,7 +99,8 @@ def frechet_distance(
     |m - m'|^2 + tr C + tr C' - 2 tr (C C')^(1/2), where the last trace is the sum of
     the singular values of C^(1/2) C'^(1/2). Taking those of the roots, and not roots
     of eigenvalues of the product, keeps singular covariances accurate.
-    Raises ValueError where the shapes are not [F], [F, F], [F], [F, F].
+    Raises ValueError where the shapes are not [F], [F, F], [F], [F, F], where values are
+    not finite, and where a covariance is none: not symmetric, or of negative variances.
 
     >>> import numpy as np
     >>> from megjax.metrics.frechet import frechet_distance
@@ -108,10 +108,13 @@ def frechet_distance(
     >>> round(frechet_distance(np.zeros(2), one, np.array([3.0, 4.0]), one), 6)
     25.0
     """
-    dim = len(mean)
+    dim = np.size(mean)
     shapes = [np.shape(v) for v in (mean, covariance, other_mean, other_covariance)]
     if shapes != [(dim,), (dim, dim)] * 2:
         raise ValueError(f"moments of shapes {shapes}: want [F], [F, F] twice.")
+    for values in (mean, covariance, other_mean, other_covariance):
+        if not np.all(np.isfinite(values)):
+            raise ValueError("moments that are not finite: leave out such features.")
     factors = _root(covariance).T @ _root(other_covariance)
     overlap = np.linalg.svd(factors, compute_uv=False).sum()
     shift = np.asarray(mean, np.float64) - np.asarray(other_mean, np.float64)
@@ -124,7 +127,15 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
     Eigenvalues within rounding of 0 are left out: their roots would not be small.
     """
-    values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    covariance = np.asarray(covariance, np.float64)
+    largest = np.max(np.abs(covariance))
+    if np.max(np.abs(covariance - covariance.T)) > 1e-3 * largest:
+        raise ValueError("a covariance that is not symmetric: give np.cov(x.T).")
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] < -1e-3 * largest:
+        raise ValueError(
+            f"a covariance with a variance of {values[0]:.3g}: give np.cov(x.T)."
+        )
     kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
     return vectors[:, kept] * np.sqrt(values[kept])
 
@@ -139,10 +150,16 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """KID: mean and standard deviation over subsets of an unbiased squared MMD.
 
-    Of features [N, F] and [M, F], with the kernel (x.y / F + 1)^3. Subsets are drawn
+    Of features [N, F] and [M, F] (else ValueError), with the kernel (x.y / F + 1)^3. Subsets are drawn
     without replacement, each no larger than the smaller set; with the same features
     and seed the result is torch-fidelity's. May be slightly negative.
     """
+    features, other = _rows(features, "features"), _rows(other, "other")
+    if features.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"features of {features.shape[1]} and {other.shape[1]} dimensions: take both "
+            "from one network."
+        )
     size = min(subset_size, len(features), len(other))
     if size < 2:
         raise ValueError(f"a kernel distance needs 2 examples a set, not {size}.")
@@ -177,6 +194,7 @@ def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, fl
     consecutive, so logits of data that is sorted must be shuffled. Raises ValueError
     for fewer examples than splits.
     """
+    logits = _rows(logits, "logits")
     if len(logits) < num_splits:
         raise ValueError(f"{len(logits)} examples do not make {num_splits} splits.")
     bounds = np.arange(num_splits + 1) * len(logits) // num_splits
@@ -188,6 +206,21 @@ def inception_score(logits: np.ndarray, num_splits: int = 10) -> tuple[float, fl
         divergences = np.sum(np.exp(log_p) * (log_p - log_marginal), axis=1)
         scores.append(np.exp(np.mean(divergences)))
     return float(np.mean(scores)), float(np.std(scores))
+
+
+def _rows(x: np.ndarray, name: str) -> np.ndarray:
+    """Rows [N, F] of numbers, as they are.
+
+    Raises ValueError for others, FloatingPointError for numbers that are not finite.
+    """
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} with masked values: leave those rows out.")
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiu" or x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} are {x.dtype} {list(x.shape)}: give numbers [N, F].")
+    if not np.all(np.isfinite(x)):
+        raise FloatingPointError(f"some {name} of the images are not finite")
+    return x
 
 
 def fingerprint(words: str, arrays: Iterable[np.ndarray]) -> str:
@@ -216,11 +249,14 @@ def cached(path: pathlib.Path, mark: str, made: Callable[[], Summary]) -> Summar
 def _read(path: pathlib.Path, mark: str) -> Summary:
     remedy = "remove the file, and it is made again"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = npz.read(path)
         saved, num = str(arrays.pop("fingerprint")), int(arrays.pop("num"))
         found = Summary(num, **arrays)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        dim = found.mean.size
+        forms = [value.shape for value in found[1:]]
+        if forms != [(dim,), (dim, dim), (len(found.features), dim), (2,)]:
+            raise ValueError(f"its arrays have shapes {forms}")
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     if saved != mark:
         raise ValueError(

@@ -115,7 +115,13 @@ def image_data(config):
 
 def base_rates(data):
     """Visible biases that give every pixel its mean in the training set, [n]."""
-    means = (np.mean(data.reference["train"].x, axis=0).ravel() + 1) / 2
+    x = data.reference["train"].x
+    if not (np.min(x) >= -1 and np.max(x) <= 1):
+        raise ValueError(
+            f"{data.name} has values from {np.min(x):.6g} to {np.max(x):.6g}: give images "
+            "in [-1, 1], which the units take as probabilities (x + 1) / 2"
+        )
+    means = (np.mean(x, axis=0).ravel() + 1) / 2
     return rbm.visible_bias(jnp.asarray(means), visible=units.BERNOULLI)
 
 

@@ -251,7 +251,8 @@ def custom_data(config):
     """The images or vectors at `config.path`."""
     if not config.path:
         raise ValueError(
-            "config.path is empty: give --config.path=FOLDER, .npy or .npz of your data"
+            "config.path is empty: give --config.path=FOLDER, .npy, .npz, .csv or "
+            ".parquet of your data"
         )
     return files.custom(
         config.path,

@@ -1,11 +1,13 @@
 """What a run reports: metrics.jsonl, TensorBoard events, pictures, progress lines."""
 
 import contextlib
+import itertools
 import json
 import logging
 import math
 import os
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -125,7 +127,7 @@ def opened(
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
-    """The metrics of a run, one dict per line, the torn last line of a crash left out."""
+    """The metrics of a run, one dict per line; the log says which lines are none."""
     path = pathlib.Path(workdir) / METRICS_FILE
     return list(_lines(path)) if path.exists() else []
 
@@ -194,16 +196,42 @@ def _writing(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _forget(path: pathlib.Path, after: int) -> None:
-    """Drops the lines about iterations after `after`, and torn ones."""
+    """Drops the lines about iterations after `after`, and damaged ones.
+
+    Where those are more than the last, which a crash cuts short, a copy of all stays.
+    """
     if path.exists():
         kept = [line for line in _lines(path) if line["step"] <= after]
+        texts = path.read_bytes().splitlines()
+        if any(_parsed(text) is None for text in texts[:-1]):
+            names = (f"{path.name}.damaged{i or ''}" for i in itertools.count())
+            copy = next(p for p in map(path.with_name, names) if not p.exists())
+            LOG.warning("%s has damaged lines: what it held is in %s", path, copy)
+            shutil.copyfile(path, copy)
         text = "".join(json.dumps(line) + "\n" for line in kept)
         atomic.replace(path, lambda file: file.write(text.encode()))
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, float]]:
-    for text in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            line = json.loads(text)
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                yield line
+    """The lines that are metrics; those that are none are left out, and said."""
+    texts = path.read_bytes().splitlines()
+    lines = [_parsed(text) for text in texts]
+    damaged = [number for number, line in enumerate(lines, 1) if line is None]
+    if damaged:
+        LOG.warning(
+            "%s: %d of %d lines are no metrics and left out, first line %d",
+            *(path, len(damaged), len(lines), damaged[0]),
+        )
+    return (line for line in lines if line is not None)
+
+
+def _parsed(text: bytes) -> dict[str, float] | None:
+    """A line of metrics: a step and numbers, null where not finite; None for others."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return None
+    plain = all(type(value) in (int, float, type(None)) for value in line.values())
+    return line if plain else None

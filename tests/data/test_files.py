@@ -2,7 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from megjax.data import files
+from megjax.data import files, folders
 
 
 def save(path, pixels):
@@ -28,10 +28,10 @@ def test_folder_is_read_recursively_in_the_order_of_its_names(tmp_path):
 def test_folder_is_cropped_resized_and_made_grey(tmp_path):
     for i, shape in enumerate([(30, 20, 3), (16, 40, 3), (8, 8, 3)]):
         save(tmp_path / f"{i}.png", np.full(shape, 10 * i, np.uint8))
-    data = files.folder(str(tmp_path), image_size=8, num_channels=1)
+    data = folders.folder(str(tmp_path), image_size=8, num_channels=1)
     assert data.shape == (8, 8, 1) and (data.store[2] == 20).all()
     with pytest.raises(ValueError, match="differ in size"):
-        files.folder(str(tmp_path))
+        folders.folder(str(tmp_path))
 
 
 def test_rotated_photograph_is_turned_upright(tmp_path):
@@ -39,7 +39,7 @@ def test_rotated_photograph_is_turned_upright(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert files.folder(str(tmp_path)).shape == (4, 2, 3)
+    assert folders.folder(str(tmp_path)).shape == (4, 2, 3)
 
 
 def test_folder_over_the_budget_streams(tmp_path):
@@ -57,7 +57,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="broken.png is not a readable image"):
         files.custom(str(tmp_path))
     with pytest.raises(ValueError, match="1 or 3, not 2"):
-        files.folder(str(tmp_path), num_channels=2)
+        folders.folder(str(tmp_path), num_channels=2)
     with pytest.raises(FileNotFoundError, match="folder of images, or an .npz or .npy"):
         files.custom(str(tmp_path / "nowhere"))
 

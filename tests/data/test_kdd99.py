@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from megjax.data import kdd99
+from megjax.data import kdd99, tables
 
 REAL = pathlib.Path(__file__).parents[3] / "shared/data"
 FILE = REAL / "kddcup99" / kdd99.FILE_NAME
@@ -53,7 +53,7 @@ def test_split_halves_the_rows_and_trains_on_attacks(tmp_path):
 
 def test_minmax_by_hand():
     reference = np.array([[0.0, 5, 1], [10, 5, 3]])
-    scaled = kdd99.minmax(np.array([[5.0, 7, 5]]), reference)
+    scaled = tables.minmax(np.array([[5.0, 7, 5]]), reference)
     assert scaled.tolist() == [[0.5, 0, 2]]
 
 
@@ -63,7 +63,7 @@ def test_loader_scales_by_the_training_rows(tmp_path):
     train, test = kdd99.kdd99(path, scale="minmax")
     assert train.store.min() == 0 and train.store.max() == 1
     raw, raw_test = kdd99.kdd99(data_dir=str(tmp_path))
-    np.testing.assert_array_equal(test.x, kdd99.minmax(raw_test.x, raw.store))
+    np.testing.assert_array_equal(test.x, tables.minmax(raw_test.x, raw.store))
     np.testing.assert_array_equal(test.labels, raw_test.labels)
     assert train.store.dtype == test.x.dtype == np.float32
     taken = train.take(train.store, np.array([1, 0]))
