@@ -1,19 +1,51 @@
-"""What the benchmarks share: the flag of a config, peers, and runs in turns."""
+"""What the benchmarks share: the flag of a config, training, peers, runs in turns."""
 
 import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
+import jax
 from absl import flags
 
-from megjax.training import experiment
+from megjax.training import experiment, loop
 
 
 def config_name() -> str:
     """The name of the config that --config gives."""
     return experiment.name(flags.FLAGS["config"].config_filename)
+
+
+class Loop:
+    """The compiled calls that training makes: gathering, normalising, many per call."""
+
+    def __init__(self, config, built):
+        config = config.copy_and_resolve_references()
+        config.train.num_steps = 2**31 - 2
+        key = loop.keys(config.train.seed).init
+        self.state = loop.initial_state(
+            built.learner, built.data.shape, config.batch_size, key
+        )
+        self.calls = loop.calls(config, built, 0)
+        samples = config.batch_size * built.learner.num_batches
+        self.window = partial(loop.Window, samples, config.train.max_energy)
+        self.log_every = config.train.log_every
+
+    def run(self, num: int) -> int:
+        """Runs at least `num` iterations with their metrics; how many it ran."""
+        done, window = 0, self.window()
+        while done < num:
+            step, length, call = next(self.calls)
+            self.state, found = call(self.state)
+            window.add(length, found)
+            done += length
+            if (step + length) % self.log_every == 0:
+                window.scalars(step + length)
+                window = self.window()
+        jax.block_until_ready(found)
+        return done
 
 
 def in_turns(

@@ -49,7 +49,7 @@ def measured(config, built) -> dict[str, float | str | int]:
     compiled = step.lower(streams.step, state, x).compile()
     compile_seconds = time.perf_counter() - start
     flops = compiled.cost_analysis()["flops"]
-    bare, whole = Bare(compiled, streams.step, state, x), Loop(config, built)
+    bare, whole = Bare(compiled, streams.step, state, x), measure.Loop(config, built)
     for runner in (bare, whole):
         runner.run(1)
         runner.run(1)
@@ -94,36 +94,6 @@ class Bare:
         for _ in range(num):
             self.state, metrics = self.compiled(self.key, self.state, self.x)
         jax.block_until_ready(metrics)
-
-
-class Loop:
-    """The compiled calls that training makes: gathering, normalising, many per call."""
-
-    def __init__(self, config, built):
-        config = config.copy_and_resolve_references()
-        config.train.num_steps = 2**31 - 2
-        key = loop.keys(config.train.seed).init
-        self.state = loop.initial_state(
-            built.learner, built.data.shape, config.batch_size, key
-        )
-        self.calls = loop.calls(config, built, 0)
-        samples = config.batch_size * built.learner.num_batches
-        self.window = partial(loop.Window, samples, config.train.max_energy)
-        self.log_every = config.train.log_every
-
-    def run(self, num: int) -> int:
-        """Runs at least `num` iterations with their metrics; how many it ran."""
-        done, window = 0, self.window()
-        while done < num:
-            step, length, call = next(self.calls)
-            self.state, found = call(self.state)
-            window.add(length, found)
-            done += length
-            if (step + length) % self.log_every == 0:
-                window.scalars(step + length)
-                window = self.window()
-        jax.block_until_ready(found)
-        return done
 
 
 def seconds_per_iteration(run) -> float:
