@@ -1,7 +1,34 @@
-"""Checks of numbers that a person gave; each raises ValueError with what to give."""
+"""Checks of what a person gave; each raises ValueError with what to give."""
 
 import math
+import os
+import pathlib
 from typing import Any
+
+
+def path(given: str | os.PathLike[str]) -> pathlib.Path:
+    """A path with its ~ replaced by the home that it stands for.
+
+    ValueError where it is no path, is empty, or names a user without a home.
+
+    >>> from megjax import checks
+    >>> checks.path("~/runs") == checks.path("~") / "runs"
+    True
+    """
+    if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
+        raise ValueError(  # noqa: TRY004
+            f"{given!r} is a {type(given).__name__}: give a path, as text or pathlib.Path"
+        )
+    text = os.fspath(given)
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no path: give the name of a file or folder")
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        name = pathlib.Path(text).parts[0]
+        raise ValueError(
+            f"{text}: {name} is no home here; write ./{name} for a folder of that name"
+        ) from error
 
 
 def at_least(name: str, value: float, minimum: float) -> None:

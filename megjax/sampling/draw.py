@@ -8,6 +8,7 @@ nothing, and weights are freed with whoever holds them.
 import contextlib
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from megjax.sampling import plan as plans
 from megjax.sampling import store as stores
 from megjax.types import Array, Key, PyTree
 
+LOG = logging.getLogger(__name__)
 STEPS_PER_CALL = 500
 
 
@@ -188,7 +190,7 @@ def tuned(
 
     params: with a "step_size", which does not matter here. step_size: where the search
     starts. limit: of step sizes. See `adaptation.warm_up`; the chains do not sample
-    their target meanwhile.
+    their target meanwhile. A step size that ran away is a warning in the log.
     """
     tuner = adaptation.tuner(min(step_size, limit))
     bounds = jnp.float32([limit, target_acceptance])
@@ -197,7 +199,10 @@ def tuned(
         for first in range(0, num_steps, steps_per_call):
             size = min(steps_per_call, num_steps - first)
             states, tuner = _tuned(chain, size, key, params, states, tuner, bounds)
-    return states, min(float(adaptation.step_size(tuner)), limit)
+    found = min(float(adaptation.step_size(tuner)), limit)
+    if words := adaptation.failure(found, math.nan, target_acceptance):
+        LOG.warning("%s", words)
+    return states, found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megjax import plotting
+from megjax import checks, plotting
 from megjax.io import atomic
 from megjax.metrics import mcmc
 
@@ -132,8 +132,7 @@ def write(trace: Trace, out: str | pathlib.Path) -> dict[str, Any]:
     Images and planar data get pictures before and after, a timeline and an animation;
     every trace gets samples.npz and traces.png.
     """
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = atomic.folder(checks.path(out))
     arrays = {k: v for k, v in trace._asdict().items() if isinstance(v, np.ndarray)}
     atomic.replace(
         out / "samples.npz", lambda file: np.savez_compressed(file, **arrays)
