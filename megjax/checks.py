@@ -22,10 +22,14 @@ def path(given: str | os.PathLike[str]) -> pathlib.Path:
     text = os.fspath(given)
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is no path: give the name of a file or folder")
+    path = pathlib.Path(text)
+    if not text.startswith("~"):
+        # "./~x" is no home, and must not become one when it is read again.
+        return path.absolute() if path.parts[:1] and path.parts[0][0] == "~" else path
     try:
-        return pathlib.Path(text).expanduser()
+        return path.expanduser()
     except RuntimeError as error:
-        name = pathlib.Path(text).parts[0]
+        name = path.parts[0]
         raise ValueError(
             f"{text}: {name} is no home here; write ./{name} for a folder of that name"
         ) from error

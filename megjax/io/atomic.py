@@ -101,9 +101,9 @@ def replace(path: pathlib.Path, write_fn: Callable[[BinaryIO], None]) -> None:
 
 def _failure(path: pathlib.Path, error: OSError) -> str:
     """Why a file could not be written, and what to do."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"writing {path} failed: it is a folder; give the name of a file"
-    if not path.parent.exists():
+    if not os.path.exists(path.parent):
         return f"writing {path} failed: there is no folder {path.parent}; make it first"
     return (
         f"writing {path} failed ({error.strerror or error}): {errors.remedy(error)}, "

@@ -350,7 +350,8 @@ def claimed(workdir: str | pathlib.Path) -> Record:
 
 
 def _claimed(workdir: str | pathlib.Path) -> dict[str, Any]:
-    path = checks.path(workdir) / CONFIG_FILE
+    workdir = checks.path(workdir)
+    path = workdir / CONFIG_FILE
     try:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
