@@ -150,6 +150,7 @@ def save(
     finished(checkpoints)
     leaves = digests(host)
     record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
+    record["orbax"] = ocp.__version__
     with _writing(checkpoints.directory):
         for other in checkpoints.manager.all_steps():
             if other >= step:
@@ -196,7 +197,8 @@ def restore(
 
 
 def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved | None:
-    steps, failed = sorted(checkpoints.manager.all_steps(), reverse=True), []
+    steps = sorted(checkpoints.manager.all_steps(), reverse=True)
+    failed, foreign = [], []
     if only is not None and steps:
         if only not in steps:
             kept = ", ".join(map(str, reversed(steps)))
@@ -213,9 +215,16 @@ def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved |
         except Exception as error:  # noqa: BLE001
             failed.append(_damage(checkpoints, step, error))
             LOG.warning(
-                "checkpoint %d in %s is damaged (%s): trying an earlier one",
-                *(step, checkpoints.directory, failed[-1]),
+                "checkpoint %d in %s %s (%s): trying an earlier one",
+                *(step, checkpoints.directory),
+                *("cannot be read" if _is_foreign(error) else "is damaged", failed[-1]),
             )
+            foreign += [failed[-1]] * _is_foreign(error)
+    if foreign:
+        raise OSError(
+            f"no checkpoint in {checkpoints.directory} can be read, and not for damage "
+            f"to them ({foreign[0]}): use that version; they are kept"
+        )
     if steps:
         raise ValueError(
             f"every checkpoint in {checkpoints.directory} is damaged (the newest: "
@@ -233,6 +242,8 @@ def _damage(checkpoints: Checkpoints, step: int, error: Exception) -> str:
     path = checkpoints.directory / str(step)
     if isinstance(error, _Mismatch):
         return str(error)
+    if _is_foreign(error):
+        return f"Orbax {error.args[0]} wrote it, this is {ocp.__version__}"
     if errors.is_memory(error):
         raise error
     reason = _unreadable(path, error)
@@ -249,7 +260,7 @@ def _damage(checkpoints: Checkpoints, step: int, error: Exception) -> str:
 def _unreadable(path: pathlib.Path, error: BaseException | None) -> str | None:
     """What of this machine is in the way of reading files; None where nothing is."""
     while error is not None:
-        if isinstance(error, ImportError | UnicodeError | NotImplementedError):
+        if isinstance(error, ImportError | UnicodeEncodeError | NotImplementedError):
             return _line(error)
         other = isinstance(error, OSError) and error.errno not in (None, *ABSENT)
         if other or any(words in str(error) for words in REFUSED):
@@ -418,6 +429,14 @@ def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
     return "; ".join(words) or None
 
 
+def _is_foreign(error: BaseException) -> bool:
+    return isinstance(error, _OtherVersion)
+
+
+class _OtherVersion(Exception):
+    """A checkpoint that another version of Orbax wrote, and that this does not read."""
+
+
 class _Mismatch(Exception):
     """A checkpoint whose digests prove that it is damaged."""
 
@@ -437,9 +456,17 @@ def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> Saved:
     _check_leaves(saved, like, f"checkpoint {step} in {checkpoints.directory}")
     # Arrays of NumPy come back as such, wherever they were saved from.
     host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-    state = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
-    ).state
+    try:
+        state = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
+        ).state
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        writer = record.get("orbax", ocp.__version__)
+        if writer == ocp.__version__ or _unreadable(
+            checkpoints.directory / str(step), error
+        ):
+            raise
+        raise _OtherVersion(writer) from error
     found = digests(state)
     wrong = [path for path in found if found[path] != saved[path]]
     if wrong:

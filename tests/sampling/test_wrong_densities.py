@@ -76,7 +76,7 @@ def test_mistakes_are_named_before_anything_is_compiled(kernel, log_density_fn, 
         ({"a": np.ones((4, 2), np.int64)}, "init a has type int"),
         ({"a": jnp.ones((4, 2), bool)}, "init a has type bool"),
         ({"a": "low"}, "init a has type|init holds what is no array"),
-        ({"a": [[1.0, 2.0], [3.0]]}, "init holds what is no array of numbers"),
+        ({"a": [[1.0, 2.0], [3.0]]}, r"init a.0.0 has shape \(\): its first axis"),
         ({"a": object()}, "init holds what is no array|init a has type"),
         (3.0, r"init x has shape \(\): its first axis must be of chains"),
         ({"a": jnp.ones((0, 2))}, r"init a has shape \(0, 2\)"),
@@ -152,7 +152,9 @@ def log_of_all(position):
 STARTS = {"free": jnp.ones((4, 2)), "rate": jnp.ones(4)}
 
 
-@pytest.mark.parametrize("kernel", ["mala", "rwm"])
+@pytest.mark.parametrize(
+    "kernel", ["rwm", pytest.param("mala", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("log_density_fn", "says"),
     [
@@ -186,7 +188,7 @@ def test_with_a_bijector_there_is_nothing_to_tell():
             "tuning of the step size failed, at .*any length",
         ),
         (
-            lambda x: jnp.where(jnp.all(x == 1), normal(x), -jnp.inf),
+            lambda x: jnp.where(jnp.all(x == 0), normal(x), -jnp.inf),
             "rwm",
             "tuning of the step size failed, at .*e-.*: no step was short enough",
         ),
@@ -195,15 +197,15 @@ def test_with_a_bijector_there_is_nothing_to_tell():
 )
 def test_a_step_size_that_was_not_tuned_is_told(log_density_fn, kernel, says):
     warmup = 3 if "mean" in says else 400
-    _, words = sample(log_density_fn, kernel=kernel, num_warmup=warmup)
+    init = jnp.zeros((4, 2)) if "short" in says else None
+    _, words = sample(log_density_fn, init, kernel=kernel, num_warmup=warmup)
     with pytest.raises(ValueError, match=says):
         raise ValueError(words)
 
 
 def test_a_step_size_that_was_tuned_is_not_told_of():
-    for kernel in ("mala", "rwm"):
-        _, words = sample(normal, kernel=kernel, num_warmup=150, num_samples=100)
-        assert "step size" not in words
+    _, words = sample(normal, num_warmup=150, num_samples=100)
+    assert "step size" not in words
 
 
 def flat(params):

@@ -122,6 +122,31 @@ def test_a_library_that_reads_nothing_is_no_damage(error, healthy, monkeypatch, 
     assert not caplog.text
 
 
+@pytest.mark.parametrize("older_is_read", [False, True])
+def test_what_another_version_wrote_is_no_damage(
+    older_is_read, healthy, tmp_path, caplog
+):
+    """Unless an older one of that version is read."""
+    run = pathlib.Path(shutil.copytree(healthy, tmp_path / "run"))
+    for path in (run / "checkpoints").glob("*/digests/metadata"):
+        path.write_text(path.read_text().replace(ocp.__version__, "9.0.1"))
+
+    def fails(step, args):
+        if "state" in args and (step == 20 or not older_is_read):
+            raise ValueError("metadata of an unknown form")
+        return intact(step, args=args)
+
+    with checkpoint.opened(run, keep=2, writable=False) as checkpoints:
+        intact, checkpoints.manager.restore = checkpoints.manager.restore, fails
+        if older_is_read:
+            assert checkpoint.restore(checkpoints, LIKE).step == 10
+        else:
+            says = "can be read, and not for damage to them .Orbax 9.0.1 wrote it, this"
+            with pytest.raises(OSError, match=says):
+                checkpoint.restore(checkpoints, LIKE)
+    assert "checkpoint 20" in caplog.text and "is damaged" not in caplog.text
+
+
 def test_a_folder_that_may_not_be_read_is_no_damage(healthy, monkeypatch, caplog):
     """What Orbax makes of it may say anything."""
     plain = pathlib.Path.open
