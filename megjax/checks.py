@@ -1,9 +1,12 @@
 """Checks of what a person gave; each raises ValueError with what to give."""
 
 import math
+import numbers
 import os
 import pathlib
 from typing import Any
+
+from megjax import errors
 
 
 def path(given: str | os.PathLike[str]) -> pathlib.Path:
@@ -17,7 +20,7 @@ def path(given: str | os.PathLike[str]) -> pathlib.Path:
     """
     if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
         raise ValueError(  # noqa: TRY004
-            f"{given!r} is a {type(given).__name__}: give a path, as text or pathlib.Path"
+            f"{given!r:.60} is {errors.kind(given)}: give a path, text or pathlib.Path"
         )
     text = os.fspath(given)
     if not text or "\0" in text:
@@ -40,6 +43,17 @@ def at_least(name: str, value: float, minimum: float) -> None:
     if not minimum <= value < math.inf:
         finite = "" if value < minimum else ", and a finite number"
         raise ValueError(f"{name}={value}: give at least {minimum}{finite}")
+
+
+def whole(name: str, value: Any, minimum: int) -> None:
+    """ValueError unless a value is a whole number from a minimum up.
+
+    >>> from megjax import checks
+    >>> checks.whole("num_samples", 1000, 1)
+    """
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < minimum:
+        raise ValueError(f"{name}={value!r}: give a whole number from {minimum} up.")
 
 
 def positive(name: str, value: float) -> None:

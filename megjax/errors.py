@@ -6,6 +6,7 @@ import pathlib
 import re
 import sysconfig
 import traceback
+from typing import Any
 
 RENAMED = {
     "far_moves": "learned_shrinkage",
@@ -18,6 +19,11 @@ RENAMED = {
 """Fields of configs that had other names."""
 
 MISTAKES = (ValueError, OSError, FloatingPointError, ImportError)
+
+
+def kind(value: Any) -> str:
+    """What a value is that is not what it should be: "a list", or "None"."""
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def no_field(name: str) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from megjax import random
-from megjax.samplers.kernel import Kernel
+from megjax.samplers.kernel import Kernel, check_step_size
 from megjax.types import Array, Key, PyTree
 
 SHRINKAGE, OFFSET, DECAY = 0.05, 10.0, 0.75
@@ -41,7 +41,9 @@ def tuner(step_size: float) -> Tuner:
     """A search that starts at `step_size` and is pulled towards ten times as much.
 
     The paper's bias upwards: steps too long cost less to test than steps too short.
+    Raises ValueError at a step size that is not above 0.
     """
+    check_step_size(step_size)
     log_step_size, zero = jnp.log(jnp.float32(step_size)), jnp.float32(0)
     center = log_step_size + jnp.log(10.0)
     return Tuner(log_step_size, log_step_size, zero, center, jnp.int32(0))

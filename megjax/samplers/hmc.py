@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from megjax import checks
 from megjax.samplers import mala, preconditioner
 from megjax.samplers.kernel import (
     Info,
@@ -72,10 +73,7 @@ def hmc(
     ((3,), True)
     """
     check_step_size(step_size)
-    if num_integration_steps < 1:
-        raise ValueError(
-            f"num_integration_steps={num_integration_steps}: must be at least 1."
-        )
+    checks.whole("num_integration_steps", num_integration_steps, 1)
     init_fn = functools.partial(
         mala.init, log_density_fn=log_density_fn, has_aux=has_aux
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import errors, random
+from megjax import checks, errors, random
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 
@@ -80,7 +80,7 @@ def floats(position: Any) -> Array:
         position = jnp.asarray(np.asarray(position))
     if not isinstance(position, jax.Array):
         raise ValueError(  # noqa: TRY004
-            f"position is a {type(position).__name__}: give one array of floats "
+            f"position is {errors.kind(position)}: give one array of floats "
             "(megjax.sample takes PyTrees of them)"
         )
     if not jnp.issubdtype(position.dtype, jnp.floating):
@@ -135,7 +135,7 @@ def _check_scalar(value: Any) -> None:
 
 def _form(value: Any) -> str:
     shape = getattr(value, "shape", None)
-    return f"shape {shape}" if shape else f"a {type(value).__name__}"
+    return f"shape {shape}" if shape else errors.kind(value)
 
 
 def _mistake(error: Exception) -> str:
@@ -179,8 +179,12 @@ def check_step_size(step_size: Any) -> None:
     """ValueError at a step size that is known and not a finite number above 0."""
     if isinstance(step_size, jax.core.Tracer):
         return
-    if jnp.ndim(step_size) or not 0 < float(step_size) < np.inf:
-        raise ValueError(f"step_size={step_size}: give a finite number above 0.")
+    try:
+        usable = not np.ndim(step_size) and 0 < float(step_size) < np.inf
+    except (TypeError, ValueError):
+        usable = False
+    if not usable or isinstance(step_size, str | bool):
+        raise ValueError(f"step_size={step_size!r}: give a finite number above 0.")
 
 
 def metropolis(
@@ -262,9 +266,11 @@ def chain(
     grows with num_steps / thin only. `unroll` compiles the steps one after the other
     instead of a loop, in which convolutions are slow on CPU; for a few steps.
     summarize: of every number of a window's infos [thin, ...], by default the mean.
-    Raises ValueError where thin does not divide num_steps.
+    Raises ValueError where thin does not divide num_steps, or one cannot be.
     """
-    if thin < 1 or num_steps % thin:
+    checks.whole("num_steps", num_steps, 0)
+    checks.whole("thin", thin, 1)
+    if num_steps % thin:
         raise ValueError(f"thin={thin} must divide num_steps={num_steps}.")
     # More turns than steps: scan keeps a loop of one turn, but none of zero.
     turns = num_steps + 1 if unroll else 1

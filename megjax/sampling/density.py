@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from megjax import checks, distributed, extras
+from megjax import checks, distributed, errors, extras
 from megjax.metrics import mcmc
 from megjax.samplers import adaptation, bijectors
 from megjax.samplers import kernel as kernels
@@ -113,6 +114,8 @@ def sample(
     arviz = _arviz()
     key = _checked_key(key)
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
+    if target_acceptance is not None:
+        _check_target(target_acceptance)
     method, parameters = methods.find(kernel)
     if bijector is not None and method.form == "tree":
         raise ValueError("a kernel that is ready to run brings its own bijector along.")
@@ -206,11 +209,9 @@ def _bytes(tree) -> bytes:
 
 def _checked(init, num_warmup, num_samples, thin, mass_matrix):
     """(`init` as arrays, the number of chains)."""
-    if num_samples < 1 or thin < 1 or num_warmup < 0:
-        raise ValueError(
-            f"num_warmup={num_warmup}, num_samples={num_samples}, thin={thin}: want at "
-            "least 0, 1 and 1."
-        )
+    checks.whole("num_warmup", num_warmup, 0)
+    checks.whole("num_samples", num_samples, 1)
+    checks.whole("thin", thin, 1)
     # Steps are counted in 32 bits on devices.
     if num_warmup + num_samples * thin >= 2**31:
         raise ValueError(f"num_samples={num_samples} x thin={thin}: want below 2^31.")
@@ -220,8 +221,7 @@ def _checked(init, num_warmup, num_samples, thin, mass_matrix):
         init = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), init)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"init holds what is no array of numbers ({' '.join(str(error).split())}): "
-            "give arrays of floats [chains, ...]."
+            "init holds what is no array of numbers: give arrays of floats [chains, ...]."
         ) from error
     named = _named(init)
     if not named:
@@ -241,6 +241,14 @@ def _checked(init, num_warmup, num_samples, thin, mass_matrix):
     # In JAX's own floats at least: kernels add up in them.
     wide = jnp.result_type(float)
     return jax.tree.map(lambda leaf: leaf.astype(wide), init), len(leaf)
+
+
+def _check_target(acceptance) -> None:
+    number = isinstance(acceptance, numbers.Real) and not isinstance(acceptance, bool)
+    if not (number and 0 < acceptance < 1):
+        raise ValueError(
+            f"target_acceptance={acceptance!r}: give a number between 0 and 1, as 0.8."
+        )
 
 
 def _named(tree: PyTree) -> dict[str, Array]:
@@ -313,7 +321,7 @@ def _check_density(log_density_fn, one):
     """ValueError where the density cannot be traced, or gives no float []."""
     if not callable(log_density_fn):
         raise ValueError(  # noqa: TRY004
-            f"log_density_fn is a {type(log_density_fn).__name__}: give a function of a "
+            f"log_density_fn is {errors.kind(log_density_fn)}: give a function of a "
             "position."
         )
     jax.eval_shape(functools.partial(kernels.evaluated, log_density_fn), one)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import distributed
+from megjax import checks, distributed
 from megjax.samplers import adaptation, kernel
 from megjax.sampling import plan as plans
 from megjax.sampling import store as stores
@@ -115,6 +115,8 @@ def chains(
     progress: a bar on a terminal. steps_per_call: of a compiled call at most; 1 for
     convolutions on a CPU, which are many times slower inside a loop.
 
+    Raises ValueError at numbers that cannot be.
+
     The key of step i of chain c is fold_in(split(key, chains)[c], i). Chains are split
     over the mesh that is set, or over all devices of this process.
 
@@ -130,6 +132,11 @@ def chains(
     >>> draws.observations["x"].shape, sorted(draws.infos)
     ((4, 10, 2), ['acceptance_rate', 'is_accepted', 'is_divergent'])
     """
+    for name, value, least in (
+        *(("num_steps", num_steps, 1), ("thin", thin, 1), ("burn_in", burn_in, 0)),
+        ("steps_per_call", steps_per_call, 1),
+    ):
+        checks.whole(name, value, least)
     plan = plans.plan(num_steps, thin, burn_in=burn_in)
     total = burn_in + num_steps
     with devices(), contextlib.ExitStack() as stack:

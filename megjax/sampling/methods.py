@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
-from megjax import distributed
+from megjax import distributed, errors
 from megjax.learners.base import Learner
 from megjax.samplers import (
     from_blackjax,
@@ -119,7 +119,7 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
     if callable(kernel):
         return _built(kernel), ()
     raise ValueError(
-        f"kernel is a {type(kernel).__name__}: give a name, a kernel builder, a Kernel, "
+        f"kernel is {errors.kind(kernel)}: give a name, a kernel builder, a Kernel, "
         "a blackjax algorithm or a Model."
     )
 

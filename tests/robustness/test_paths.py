@@ -69,7 +69,7 @@ def test_other_paths_are_as_given(given):
         ("", "'' is no path"),
         ("a\0b", r"'a\\x00b' is no path"),
         (3, "3 is a int: give a path"),
-        (None, "None is a NoneType: give a path"),
+        (None, "None is None: give a path"),
         (b"runs", "b'runs' is a bytes: give a path"),
         (["runs"], "is a list: give a path"),
     ],

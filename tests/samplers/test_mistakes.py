@@ -69,7 +69,7 @@ RETURNS = {
     "a list": (lambda x: [normal(x)], "a list for one position"),
     "a dict": (lambda x: {"lp": normal(x)}, "a dict for one position"),
     "text": (lambda x: "low", "a str for one position"),
-    "nothing": (lambda x: None, "a NoneType for one position"),
+    "nothing": (lambda x: None, "returns None for one position"),
     "a whole number": (lambda x: jnp.int32(3), "returns int32: must be a float"),
     "a truth value": (lambda x: x[0] > 0, "returns bool: must be a float"),
     "a complex number": (
@@ -122,7 +122,7 @@ POSITIONS = {
     "a list": ([1.0, 2.0], "position is a list: give one array of floats"),
     "a dict": ({"a": jnp.ones(2)}, "position is a dict: .*sample takes PyTrees"),
     "text": ("low", "position is a str"),
-    "nothing": (None, "position is a NoneType"),
+    "nothing": (None, "position is None: give"),
     "a whole number": (3, "position is a int"),
     "keys": (jax.random.split(jax.random.key(0)), "position has type key"),
 }

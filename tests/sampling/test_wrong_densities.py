@@ -60,7 +60,7 @@ def helper(x):
         (lambda x: "low", "returns a str for one position"),
         (lambda x: normal(x)[None], r"returns shape \(1,\) for one position"),
         (3, "log_density_fn is a int: give a function of a position"),
-        (None, "log_density_fn is a NoneType: give a function"),
+        (None, "log_density_fn is None: give a function"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_compiled(kernel, log_density_fn, says):
