@@ -22,6 +22,7 @@ def main() -> int:
     # Imported after the flags, so that --help and mistakes answer at once.
     from megjax.training import loop
 
+    app.find_devices()
     config_file = FLAGS["config"].config_filename
     workdir = checks.path(WORKDIR.value or experiment.directory(config_file))
     name = experiment.name(config_file)

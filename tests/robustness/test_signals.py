@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -170,23 +171,35 @@ def test_work_since_the_last_save_is_kept(name, scripts, tmp_path):
     )
 
 
-def started(tmp_path, **options):
-    """train.py in a group of its own, past its first line about steps."""
-    process = subprocess.Popen(
-        [sys.executable, *FOREVER, f"--workdir={tmp_path}/run"],
-        cwd=experiment.ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        start_new_session=True,
-        **options,
-    )
-    return process
+@pytest.fixture
+def started(tmp_path):
+    """Starts train.py in a group of its own, which ends with the test."""
+    made = []
+
+    def start(**options):
+        made.append(
+            subprocess.Popen(
+                [sys.executable, *FOREVER, f"--workdir={tmp_path}/run"],
+                cwd=experiment.ROOT,
+                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                start_new_session=True,
+                **options,
+            )
+        )
+        return made[0]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.wait()
 
 
-def stepped(tmp_path, process):
-    lines = tmp_path / "run/metrics.jsonl"
-    while process.poll() is None and not (lines.exists() and lines.stat().st_size):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
+def stepped(tmp_path, process, seconds=300):
+    """Waits for its first line of metrics."""
+    lines, end = tmp_path / "run/metrics.jsonl", time.monotonic() + seconds
+    while not (lines.exists() and lines.stat().st_size):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -194,10 +207,10 @@ def stepped(tmp_path, process):
     "numbers",
     [["SIGTERM"], ["SIGHUP"], ["SIGINT", "SIGINT"], ["SIGHUP", "SIGTERM", "SIGINT"]],
 )
-def test_a_signal_to_the_whole_group_loses_nothing(numbers, tmp_path):
+def test_a_signal_to_the_whole_group_loses_nothing(numbers, tmp_path, started):
     """A second Ctrl-C ends at once: with 130, or as the first had been told."""
     log = (tmp_path / "log").open("w")
-    process = started(tmp_path, stdout=log, stderr=log)
+    process = started(stdout=log, stderr=log)
     stepped(tmp_path, process)
     for name in numbers:
         with contextlib.suppress(ProcessLookupError):
@@ -211,9 +224,9 @@ def test_a_signal_to_the_whole_group_loses_nothing(numbers, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_log_that_nobody_reads_any_more_does_not_end_training(tmp_path):
+def test_a_log_that_nobody_reads_any_more_does_not_end_training(tmp_path, started):
     """As by `train.py 2>&1 | head -1`; a signal still saves."""
-    process = started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = started(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     process.stdout.readline()
     process.stdout.close()
     stepped(tmp_path, process)
@@ -223,10 +236,10 @@ def test_a_log_that_nobody_reads_any_more_does_not_end_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
+def test_a_terminal_that_is_closed_loses_nothing(tmp_path, started):
     """The progress bar has nowhere to go, and neither have the last words."""
     ours, theirs = os.openpty()
-    process = started(tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = started(stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     stepped(tmp_path, process)
     os.close(ours)
