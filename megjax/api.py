@@ -241,7 +241,7 @@ def train(
     >>> model
     Model('rbm_digits', shape=(8, 8, 1), step=2)
     """
-    jax.devices()  # Where there is none, its error is the clearest.
+    distributed.find_devices()
     if isinstance(config, str):
         name, directory = experiment.name(config), experiment.directory(config)
         config = experiment.load(config)

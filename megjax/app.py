@@ -123,16 +123,6 @@ def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | Non
     return main(*taken)
 
 
-def find_devices() -> None:
-    """RuntimeError where JAX has not the devices that it was told to use.
-
-    To be called by commands that compute, before whatever else would stumble over it.
-    """
-    import jax
-
-    jax.devices()
-
-
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints to stdout, or to a stream, as long as somebody reads it.
 

@@ -31,7 +31,7 @@ def main() -> None:
     from megjax import distributed
     from megjax.training import evaluate, loop
 
-    app.find_devices()
+    distributed.find_devices()
     workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = checks.path(OUT.value or workdir / "evaluation")
     restored = loop.restore(

@@ -22,7 +22,7 @@ def main() -> None:
     from megjax import distributed
     from megjax.training import loop, weights
 
-    app.find_devices()
+    distributed.find_devices()
     workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     run = loop.restore(workdir, recipe=experiment.own_recipe(CONFIG.value))
     if distributed.is_main():

@@ -142,7 +142,7 @@ def main() -> int:
     from megjax.sampling import model, store, trace
     from megjax.training import loop
 
-    app.find_devices()
+    distributed.find_devices()
     workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     out = checks.path(OUT.value or workdir / "samples")
     recipe = experiment.own_recipe(CONFIG.value)

@@ -20,9 +20,10 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Builds the experiment and trains it; the exit status."""
     # Imported after the flags, so that --help and mistakes answer at once.
+    from megjax import distributed
     from megjax.training import loop
 
-    app.find_devices()
+    distributed.find_devices()
     config_file = FLAGS["config"].config_filename
     workdir = checks.path(WORKDIR.value or experiment.directory(config_file))
     name = experiment.name(config_file)

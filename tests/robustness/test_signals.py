@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
-from megjax import app, errors
+from megjax import api, app, errors
 from megjax.training import checkpoint, experiment, loop
 
 FOREVER = (
@@ -127,6 +128,20 @@ def test_a_device_that_is_not_there_is_one_line(chosen, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: JAX_PLATFORMS={chosen}: there is no such device")
     assert line.endswith("unset JAX_PLATFORMS, or install that JAX")
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError(), RuntimeError("Unable to initialize backend 'cuda'")]
+)
+def test_devices_are_looked_for_before_anything_else(error, monkeypatch):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", fails)
+    with pytest.raises(
+        ValueError, match=r"JAX_PLATFORMS=.*no such device.*unset JAX_P"
+    ):
+        api.train("toy_8gaussians", workdir="/nowhere")
 
 
 def test_other_errors_of_the_runtime_keep_their_traceback():
