@@ -153,12 +153,12 @@ def sample(
         if kept:
             kept.finish()
     groups = _groups(draws, thin, method.step_size(parameters))
-    if method.target_acceptance:
-        _warn_of_tuning(groups, target_acceptance or method.target_acceptance)
     cause_fn = functools.partial(
         _cause, _hashable(log_density_fn), variables, init, groups["posterior"]
     )
     _warn(arviz, groups, thin, cause_fn)
+    if method.target_acceptance:
+        _warn_of_tuning(groups, target_acceptance or method.target_acceptance)
     return mcmc.inference_data(groups)
 
 

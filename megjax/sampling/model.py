@@ -376,6 +376,7 @@ def _effective_share(target, num, key, params):
 def _groups(key, target, params, plan, store, settings) -> trace.Trace:
     """The traces of all groups of chains; the first one's step size is everyone's."""
     found, step_size, share = [], settings["step_size"], math.nan
+    tuned_for = settings["target_acceptance"] if step_size is None else math.nan
     resample = settings["resample"]
     for i, first in enumerate(range(0, settings["num"], CHAINS_PER_CALL)):
         keys = jax.random.split(jax.random.fold_in(key, i))
@@ -395,7 +396,10 @@ def _groups(key, target, params, plan, store, settings) -> trace.Trace:
         own = params | {"step_size": step_size}
         found.append(_trace(keys[1], run, target, own, states))
     return _joined(found)._replace(
-        target=settings["target"], resample=resample, effective_share=share
+        target=settings["target"],
+        resample=resample,
+        effective_share=share,
+        target_acceptance=tuned_for,
     )
 
 

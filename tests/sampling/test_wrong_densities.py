@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from megjax.learners import base
 from megjax.metrics import mcmc
-from megjax.samplers import bijectors, mala
-from megjax.sampling import density, draw, methods
+from megjax.samplers import bijectors, mala, rwm
+from megjax.sampling import density, draw, methods, model, trace
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -235,6 +236,28 @@ def test_the_tuner_of_trained_models_tells_that_it_failed(caplog):
         limit=1.0,
     )
     assert found == 1.0 and not caplog.text
+
+
+def walked(**settings):
+    """A trace of chains on latents whose energy is a wall around every start."""
+    learner = base.Learner(
+        init=None,
+        step=None,
+        sample=lambda key, state, num: jax.random.normal(key, (num, 3)),
+        energy=lambda state, x: jnp.where(x[:, 0] == 0, 0.0, 1e9) * state,
+        latents=lambda key, num: jnp.zeros((num, 2)),
+        generate=lambda state, z: z @ jnp.ones((2, 3)),
+    )
+    key, state = jax.random.key(0), jnp.float32(1)
+    return model.sample(key, learner, state, num=4, steps=5, **settings)
+
+
+def test_the_report_of_chains_tells_of_a_step_size_that_was_not_tuned():
+    found = walked(kernel_fn=rwm.rwm, target_acceptance=0.234)
+    (line,) = [line for line in trace.warnings(found) if "tuned for" in line]
+    assert "acceptance is 0.0" in line and "far below the 0.234" in line
+    given = walked(kernel_fn=rwm.rwm, step_size=0.5)
+    assert not [line for line in trace.warnings(given) if "tuned for" in line]
 
 
 def test_every_method_that_tunes_names_its_target():
