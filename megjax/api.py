@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from megjax import distributed, extras
+from megjax import checks, distributed, extras
 from megjax.data import files
 from megjax.metrics import mcmc
 from megjax.recipes import arrays
@@ -247,6 +247,7 @@ def train(
     >>> model
     Model('rbm_digits', shape=(8, 8, 1), step=2)
     """
+    distributed.find_devices()
     if isinstance(config, str):
         name, directory = experiment.name(config), experiment.directory(config)
         config = experiment.load(config)
@@ -255,7 +256,7 @@ def train(
         config = config.copy_and_resolve_references()
     experiment.assign(config, overrides)
     built = experiment.build(config)
-    workdir = pathlib.Path(workdir or directory).expanduser()
+    workdir = checks.path(workdir or directory)
     return _trained(config, built, workdir, name, devices)
 
 
@@ -308,7 +309,7 @@ def fit(
         made = recipe.learner(config, data.shape, data=data)
     built = experiment.Experiment(data, made, {})
     if workdir is not None:
-        return _trained(config, built, pathlib.Path(workdir).expanduser(), "custom")
+        return _trained(config, built, checks.path(workdir), "custom")
     config.train.save_every = config.train.num_steps
     with tempfile.TemporaryDirectory() as directory:
         return _trained(config, built, pathlib.Path(directory), "custom")
@@ -343,7 +344,7 @@ def load(
     >>> megjax.load("fitted").step
     2
     """
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = checks.path(workdir)
     return Model(loop.restore(workdir, step=step, recipe=recipe))
 
 

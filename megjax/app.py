@@ -1,12 +1,14 @@
 """How the scripts run: one line for what a person got wrong, never a traceback."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO
 
 from absl import app as absl_app
 from absl import flags
@@ -15,6 +17,8 @@ from absl import logging as absl_logging
 from megjax import errors
 
 MISTAKES = (*errors.MISTAKES, flags.Error)
+UNHEARD = []
+"""Why the output of this process goes nowhere, if it does."""
 
 
 def run(
@@ -53,7 +57,8 @@ def run(
 
     def reported(argv: list[str]):
         with together():
-            sys.exit(_one_line(lambda: _run(main, argv, tuple(choices))))
+            status = _one_line(lambda: _run(main, argv, tuple(choices)))
+            sys.exit(status or (128 + signal.SIGPIPE if UNHEARD else 0))
 
     absl_app.run(reported, flags_parser=_parse)
 
@@ -118,6 +123,24 @@ def _run(main: Callable[..., int | None], argv: list[str], choices) -> int | Non
     return main(*taken)
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints to stdout, or to a stream, as long as somebody reads it.
+
+    Where nobody does any more (`| head`, a closed terminal) the rest goes nowhere, and
+    the command goes on: what it makes is on disk. `run` then ends it with status 141.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        # The stream still holds what it could not write, and tries again at exit.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        UNHEARD.append(error)
+
+
 def _one_line(call: Callable, mistakes: tuple = MISTAKES):
     """call(), with mistakes and a lack of memory printed in one line."""
     try:
@@ -126,7 +149,8 @@ def _one_line(call: Callable, mistakes: tuple = MISTAKES):
         sys.exit(128 + signal.SIGINT)
     except (*mistakes, MemoryError, RuntimeError) as error:
         expected = isinstance(error, mistakes) or errors.is_memory(error)
+        expected = expected or errors.is_backend(error)
         if os.environ.get("MEGJAX_TRACEBACK") or not expected:
             raise
-        print(f"error: {errors.message(error)}", file=sys.stderr)
+        say(f"error: {errors.message(error)}", sys.stderr)
         sys.exit(1)

@@ -36,6 +36,23 @@ _POLL_SECONDS, _GRACE_SECONDS = 0.5, 20.0
 _failing = threading.Event()
 
 
+def find_devices() -> None:
+    """ValueError where JAX has not the devices that it was told to use.
+
+    To be called before whatever else would stumble over their lack.
+    """
+    try:
+        jax.devices()
+    # Without the plugin of a platform JAX only asserts.
+    except (AssertionError, RuntimeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"JAX_PLATFORMS={jax.config.jax_platforms}: there is no such device, or JAX "
+            f"was installed without it{f' ({words})' if words else ''}: unset "
+            "JAX_PLATFORMS, or install that JAX"
+        ) from error
+
+
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A one-axis mesh over `devices`, by default all of them."""
     devices = jax.devices() if devices is None else devices

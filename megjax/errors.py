@@ -1,8 +1,12 @@
 """One line for what a person got wrong: which errors those are, and their words."""
 
 import errno
+import os
+import pathlib
 import re
+import sysconfig
 import traceback
+from typing import Any
 
 RENAMED = {
     "far_moves": "learned_shrinkage",
@@ -15,6 +19,11 @@ RENAMED = {
 """Fields of configs that had other names."""
 
 MISTAKES = (ValueError, OSError, FloatingPointError, ImportError)
+
+
+def kind(value: Any) -> str:
+    """What a value is that is not what it should be: "a list", or "None"."""
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def no_field(name: str) -> str:
@@ -30,6 +39,35 @@ def failure(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
     return ", ".join(filter(None, (f"{type(error).__name__}: {words}"[:400], place)))
+
+
+def own_place(error: BaseException) -> str:
+    """File and line of an error in the innermost program that is no library's."""
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    libraries.add(str(pathlib.Path(__file__).parent))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*libraries, "<frozen"))
+    ]
+    return f"line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
+
+
+def is_backend(error: BaseException) -> bool:
+    """Whether JAX has not the kind of device that it was told to use."""
+    return isinstance(error, RuntimeError) and "initialize backend" in str(error)
+
+
+def remedy(error: BaseException) -> str:
+    """What to do where writing failed."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return "make that folder, or give another path"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give a path that you may write to"
+    if number == errno.ENAMETOOLONG:
+        return "give a shorter path"
+    return "free or repair the disk"
 
 
 def is_memory(error: BaseException) -> bool:
@@ -49,6 +87,12 @@ def message(error: BaseException) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     if is_memory(error):
         return f"out of memory ({words[:160]}): lower config.batch_size or config.width"
+    if is_backend(error):
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX_PLATFORMS={chosen}: there is no such device, or JAX was installed "
+            f"without it ({words[:160]}): unset JAX_PLATFORMS, or install that JAX"
+        )
     if in_config and not isinstance(error, (*MISTAKES, SyntaxError)):
         if "get_config() " in words:
             return "the config's get_config takes no such argument, or needs none"

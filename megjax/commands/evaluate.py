@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from megjax import app
+from megjax import app, checks
 from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
@@ -31,19 +31,20 @@ def main() -> None:
     from megjax import distributed
     from megjax.training import evaluate, loop
 
-    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
-    out = pathlib.Path(OUT.value or workdir / "evaluation")
+    distributed.find_devices()
+    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    out = checks.path(OUT.value or workdir / "evaluation")
     restored = loop.restore(
         workdir, SET.value, recipe=experiment.own_recipe(CONFIG.value)
     )
     if not distributed.is_main():
         return
     reports = evaluate.evaluate(restored, ONLY.value, out, seed=SEED.value)
-    print(f"{workdir} at step {restored.step}; results in {out}/")
+    app.say(f"{workdir} at step {restored.step}; results in {out}/")
     for name, report in reports:
-        print(name)
+        app.say(name)
         for metric, value in report.metrics.items():
-            print(f"  {metric:36} {value:.6g}")
+            app.say(f"  {metric:36} {value:.6g}")
 
 
 def run() -> None:

@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from megjax import app
+from megjax import app, checks
 from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
@@ -22,12 +22,13 @@ def main() -> None:
     from megjax import distributed
     from megjax.training import loop, weights
 
-    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    distributed.find_devices()
+    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
     run = loop.restore(workdir, recipe=experiment.own_recipe(CONFIG.value))
     if distributed.is_main():
-        out = pathlib.Path(OUT.value or f"{workdir.resolve().name}.safetensors")
+        out = checks.path(OUT.value or f"{workdir.resolve().name}.safetensors")
         weights.save(out, run)
-        print(f"weights of {workdir} at step {run.step} in {out}")
+        app.say(f"weights of {workdir} at step {run.step} in {out}")
 
 
 def run() -> None:

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from megjax import app
+from megjax import app, checks
 from megjax.training import experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run; default the newest under runs/.")
@@ -138,20 +138,22 @@ def main() -> int:
     import jax
 
     from megjax import distributed
+    from megjax.io import atomic
     from megjax.sampling import model, store, trace
     from megjax.training import loop
 
-    workdir = pathlib.Path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
-    out = pathlib.Path(OUT.value or workdir / "samples")
+    distributed.find_devices()
+    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    out = checks.path(OUT.value or workdir / "samples")
     recipe = experiment.own_recipe(CONFIG.value)
     restored = proposal = loop.restore(workdir, recipe=recipe)
     if KERNEL.value == "neural" and PROPOSAL.value:
-        proposal = loop.restore(pathlib.Path(PROPOSAL.value))
+        proposal = loop.restore(checks.path(PROPOSAL.value))
     if not distributed.is_main():
         return 0
     kernel_fn, target_acceptance = kernel(restored, proposal)
     # Now, since sampling may take hours.
-    out.mkdir(parents=True, exist_ok=True)
+    atomic.folder(out)
     labels_fn = functools.partial(labels, restored, proposal)
     with (
         loop.interruption() as interrupted,
@@ -179,12 +181,12 @@ def main() -> int:
                 store=kept,
             )
         except store.Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            app.say(str(stopped), sys.stderr)
             return 128 + stopped.number
         report = trace.write(found, out)
         kept.finish()
-    print(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
-    print("\n".join(trace.lines(report)))
+    app.say(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
+    app.say("\n".join(trace.lines(report)))
     return 0
 
 

@@ -4,12 +4,11 @@
 runs/NAME); started again, it resumes there.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
-from megjax import app
+from megjax import app, checks
 from megjax.training import experiment
 
 CONFIG = experiment.define_flag()
@@ -21,16 +20,18 @@ FLAGS = flags.FLAGS
 def main() -> int:
     """Builds the experiment and trains it; the exit status."""
     # Imported after the flags, so that --help and mistakes answer at once.
+    from megjax import distributed
     from megjax.training import loop
 
+    distributed.find_devices()
     config_file = FLAGS["config"].config_filename
-    workdir = pathlib.Path(WORKDIR.value or experiment.directory(config_file))
+    workdir = checks.path(WORKDIR.value or experiment.directory(config_file))
     name = experiment.name(config_file)
     config = CONFIG.value
     try:
         loop.train(config, experiment.build(config), workdir, name=name)
     except loop.Stopped as stopped:
-        print(f"{stopped}; the same command resumes", file=sys.stderr)
+        app.say(f"{stopped}; the same command resumes", sys.stderr)
         return 128 + stopped.number
     return 0
 

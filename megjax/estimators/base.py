@@ -4,7 +4,6 @@ import functools
 import json
 import numbers
 import operator
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 from tqdm import auto as tqdm
 
-from megjax import extras
+from megjax import checks, extras
 from megjax.data import order
 from megjax.io import atomic
 from megjax.learners.base import Learner
@@ -64,7 +63,7 @@ class Estimator(BaseEstimator):
         }
         # NumPy's numbers and arrays have their plain forms.
         text = json.dumps(header, default=lambda value: value.tolist())
-        atomic.write(pathlib.Path(path), arrays | {"header": np.array(text)})
+        atomic.write(checks.path(path), arrays | {"header": np.array(text)})
 
     @classmethod
     def load(cls, path) -> Self:
@@ -73,7 +72,7 @@ class Estimator(BaseEstimator):
         Raises FileNotFoundError where there is no file, ValueError where it is damaged
         or another class or version wrote it.
         """
-        path, writer = pathlib.Path(path), f"{cls.__name__}.save {_VERSION}"
+        path, writer = checks.path(path), f"{cls.__name__}.save {_VERSION}"
         if not path.is_file():
             raise FileNotFoundError(
                 f"no file {path}: write one with {cls.__name__}.save"

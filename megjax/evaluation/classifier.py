@@ -21,7 +21,7 @@ import optax
 from absl import flags
 from flax import linen, traverse_util
 
-from megjax import app
+from megjax import app, checks
 from megjax.data import images, order
 from megjax.data.dataset import Labelled
 from megjax.io import atomic, npz
@@ -262,7 +262,7 @@ def save(path: str | pathlib.Path, classifier: Classifier) -> None:
         "num_classes": classifier.num_classes,
         "sha256": _digest(arrays),
     }
-    path = pathlib.Path(path)
+    path = checks.path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays["header"] = np.array(json.dumps(header))
     atomic.replace(path, lambda file: np.savez(file, **arrays))
@@ -274,7 +274,7 @@ def load(path: str | pathlib.Path, *, data: str | None = None) -> Classifier:
     Raises FileNotFoundError and, for damaged and foreign files and other sets,
     ValueError; both name the command that makes the file.
     """
-    path = pathlib.Path(path)
+    path = checks.path(path)
     remedy = (
         "make it with `python -m megjax.evaluation.classifier "
         f"--data={data or 'NAME'} --data_dir=FOLDER --out={path.parent}`"
@@ -333,7 +333,7 @@ def main() -> None:
         image_size=given.image_size,
     )
     train, test = (Labelled(*read(split=name)) for name in ("train", "test"))
-    path = pathlib.Path(given.out or f"runs/{given.data}_classifier") / FILE_NAME
+    path = checks.path(given.out or f"runs/{given.data}_classifier") / FILE_NAME
     # Now, since training takes minutes.
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from megjax import errors
 from megjax.io import npz
 
 LOG = logging.getLogger(__name__)
@@ -58,6 +59,25 @@ def checked(path: pathlib.Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def folder(path: pathlib.Path) -> pathlib.Path:
+    """Makes a folder and those above it, unless it is there; the folder.
+
+    Raises NotADirectoryError or OSError in one line where it cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(
+            f"{path} is no directory, or below a file: name another"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"no folder {path} can be made ({error.strerror or error}): "
+            f"{errors.remedy(error)}"
+        ) from error
+    return path
+
+
 def replace(path: pathlib.Path, write_fn: Callable[[BinaryIO], None]) -> None:
     """Replaces a file by what `write_fn` writes, once all of it is on the disk.
 
@@ -75,10 +95,19 @@ def replace(path: pathlib.Path, write_fn: Callable[[BinaryIO], None]) -> None:
         # Half a file on a full disk would only be in the way.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"writing {path} failed ({error.strerror or error}): free or repair the "
-            "disk, then run the command again; earlier files are kept"
-        ) from error
+        raise OSError(_failure(path, error)) from error
+
+
+def _failure(path: pathlib.Path, error: OSError) -> str:
+    """Why a file could not be written, and what to do."""
+    if os.path.isdir(path):
+        return f"writing {path} failed: it is a folder; give the name of a file"
+    if not os.path.exists(path.parent):
+        return f"writing {path} failed: there is no folder {path.parent}; make it first"
+    return (
+        f"writing {path} failed ({error.strerror or error}): {errors.remedy(error)}, "
+        "then run the command again; earlier files are kept"
+    )
 
 
 def _sync(directory: pathlib.Path) -> None:

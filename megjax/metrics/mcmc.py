@@ -228,10 +228,23 @@ def exported(x: np.ndarray, infos=None, *, name: str = "x"):
 def inference_data(groups: Mapping[str, Mapping[str, np.ndarray]]):
     """Groups of arrays [chains, draws, ...] as ArviZ's data.
 
-    InferenceData before ArviZ's version 1, then a DataTree. Raises ModuleNotFoundError
-    that names the extra where ArviZ is not installed.
+    InferenceData before ArviZ's version 1, then a DataTree. Raises ValueError where
+    arrays differ in chains or draws, ModuleNotFoundError that names the extra where
+    ArviZ is not installed.
     """
     arviz = _arviz()
+    forms = {
+        f"{group}/{name}": np.shape(values)[:2]
+        for group, arrays in groups.items()
+        for name, values in arrays.items()
+    }
+    expected = next(iter(forms.values()), None)
+    for name, form in forms.items():
+        if len(form) < 2 or form != expected:
+            raise ValueError(
+                f"{name} has [chains, draws] {list(form)}, and {next(iter(forms))} "
+                f"{list(expected)}: give arrays of the same chains and draws."
+            )
     if "posterior" in inspect.signature(arviz.from_dict).parameters:
         return arviz.from_dict(**groups)
     return arviz.from_dict(groups)

@@ -1,13 +1,13 @@
 """Experiments with learned proposals: Li, Chen and Sommer 2021 (proposal entropy)."""
 
 import math
-import pathlib
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from megjax import checks
 from megjax.data.dataset import Dataset
 from megjax.densities import logistic as regressions
 from megjax.densities import targets
@@ -248,7 +248,7 @@ def trained(target):
 
     Raises FileNotFoundError or ValueError where it is gone or has no generator.
     """
-    run = loop.restore(pathlib.Path(target))
+    run = loop.restore(checks.path(target))
     if run.learner.generate is None:
         raise ValueError(
             f"config.target={target!r} has no generator: name the run of a MEG"

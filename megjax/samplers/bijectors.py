@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, LogDensityFn, PyTree
@@ -74,7 +75,8 @@ def interval(low: float, high: float) -> Bijector:
     >>> float(rate.forward(jnp.zeros(()))), round(float(rate.inverse(jnp.array(0.5))), 6)
     (0.5, 0.0)
     """
-    if not -math.inf < low < high < math.inf:
+    numbers = all(isinstance(end, int | float | np.number) for end in (low, high))
+    if not numbers or not -math.inf < low < high < math.inf:
         raise ValueError(f"low={low}, high={high}: want finite numbers, low < high.")
 
     def forward(u):

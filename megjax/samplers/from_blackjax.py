@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from megjax import extras
-from megjax.samplers.kernel import Kernel
+from megjax.samplers.kernel import Kernel, check_step_size, evaluated, floats
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 TARGET_ACCEPTANCE = 0.8
@@ -71,7 +71,8 @@ def nuts(
     """The no-U-turn sampler of a density of positions [dim], with unit mass.
 
     Up to 2^max_num_doublings evaluations of the gradient per step. Other masses:
-    `window_adaptation.kernel`. Raises ModuleNotFoundError without blackjax.
+    `window_adaptation.kernel`. Raises ValueError as `mala.mala`, ModuleNotFoundError
+    without blackjax.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -81,21 +82,20 @@ def nuts(
     >>> bool(info.acceptance_rate > 0.5)
     True
     """
+    check_step_size(step_size)
     module = _blackjax("nuts")
     transition = module.build_kernel()
+    density = functools.partial(evaluated, log_density_fn)
 
     def step(key, state):
         mass = jnp.ones(state.position.size, state.position.dtype)
         state, info = transition(
-            key, state, log_density_fn, step_size, mass, max_num_doublings
+            key, state, density, step_size, mass, max_num_doublings
         )
         found = {k: getattr(info, k) for k in NutsInfo._fields if hasattr(info, k)}
         return state, NutsInfo(is_accepted=jnp.bool_(True), **found)
 
-    return Kernel(
-        functools.partial(module.init, logdensity_fn=log_density_fn),
-        step,
-    )
+    return Kernel(lambda position: module.init(_wide(position), density), step)
 
 
 def mclmc(log_density_fn: LogDensityFn, parameters: MclmcParameters) -> Kernel:
@@ -107,15 +107,16 @@ def mclmc(log_density_fn: LogDensityFn, parameters: MclmcParameters) -> Kernel:
     """
     module = _blackjax("mclmc")
     transition = module.build_kernel()
+    density = functools.partial(evaluated, log_density_fn)
 
     def init(position, key):
-        return module.init(position, log_density_fn, key)
+        return module.init(_wide(position), density, key)
 
     def step(key, state):
         state, info = transition(
             key,
             state,
-            log_density_fn,
+            density,
             inverse_mass_matrix=parameters.variances,
             L=parameters.length,
             step_size=parameters.step_size,
@@ -191,6 +192,11 @@ def from_algorithm(algorithm: Any) -> Kernel:
 @functools.cache
 def _info_type(names):
     return NamedTuple("Info", [(name, Array) for name in names])
+
+
+def _wide(position) -> Array:
+    """The position in JAX's own floats, in which blackjax adds up."""
+    return floats(position).astype(jnp.result_type(float))
 
 
 def _blackjax(name: str):

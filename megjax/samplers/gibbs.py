@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from megjax.energies.family import Family, Units
-from megjax.samplers.kernel import Info, Kernel
+from megjax.samplers.kernel import Info, Kernel, floats
 from megjax.types import Array, Key, PyTree
 
 
@@ -52,7 +52,8 @@ def gibbs(
 
 def init(units: Units) -> State:
     """The state of one chain at its units: visible [n] first, then hidden layers."""
-    return State(units[0], tuple(units[1:]))
+    visible, *hidden = map(floats, units)
+    return State(visible, tuple(hidden))
 
 
 def step(

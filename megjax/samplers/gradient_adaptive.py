@@ -136,7 +136,7 @@ def _updated(adaptation, gradient, acceptance, rate, target_acceptance) -> Adapt
     """One step of Adam, and of beta <- beta (1 + rho (acceptance - target))."""
     updates, optimizer = OPTIMIZER.update(gradient, adaptation.optimizer)
     shape = jax.tree.map(lambda p, u: p + rate * u, adaptation.shape, updates)
-    surplus = acceptance - target_acceptance
+    surplus = jnp.float32(acceptance - target_acceptance)
     weight = adaptation.entropy_weight * (1 + ENTROPY_RATE * surplus)
     return Adaptation(shape, weight, optimizer, adaptation.num_updates + 1)
 

@@ -9,8 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from megjax import checks
 from megjax.samplers import mala, preconditioner
-from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.samplers.kernel import (
+    Info,
+    Kernel,
+    accepted_move,
+    check_step_size,
+    noise,
+)
 from megjax.samplers.mala import State
 from megjax.types import Array, Key, LogDensityFn
 
@@ -55,7 +62,7 @@ def hmc(
 
     A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
     counted: its `Info.is_divergent` is true. Raises ValueError where
-    num_integration_steps < 1.
+    num_integration_steps < 1, and as `mala.mala`.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -65,10 +72,8 @@ def hmc(
     >>> state.position.shape, bool(info.acceptance_rate > 0.9)
     ((3,), True)
     """
-    if num_integration_steps < 1:
-        raise ValueError(
-            f"num_integration_steps={num_integration_steps}: must be at least 1."
-        )
+    check_step_size(step_size)
+    checks.whole("num_integration_steps", num_integration_steps, 1)
     init_fn = functools.partial(
         mala.init, log_density_fn=log_density_fn, has_aux=has_aux
     )

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import random
-from megjax.types import Array, Key, PyTree
+from megjax import checks, errors, random
+from megjax.types import Array, Key, LogDensityFn, PyTree
 
 
 class Info(NamedTuple):
@@ -74,6 +74,119 @@ class Trajectory(NamedTuple):
     infos: Info
 
 
+def floats(position: Any) -> Array:
+    """A position as an array of floats; ValueError where it is anything else."""
+    if isinstance(position, np.ndarray | np.floating | float):
+        position = jnp.asarray(np.asarray(position))
+    if not isinstance(position, jax.Array):
+        raise ValueError(  # noqa: TRY004
+            f"position is {errors.kind(position)}: give one array of floats "
+            "(megjax.sample takes PyTrees of them)"
+        )
+    if not jnp.issubdtype(position.dtype, jnp.floating):
+        raise ValueError(
+            f"position has type {position.dtype}: give floats, as of "
+            "position.astype(jnp.float32)"
+        )
+    return position
+
+
+def evaluated(
+    log_density_fn: LogDensityFn, position: Array, *, has_aux: bool = False
+) -> Any:
+    """log_density_fn(position): a float [], or with `has_aux` a pair (float [], aux).
+
+    Raises ValueError where it returns anything else, and in the place of what Python or
+    JAX raise, with the line of the mistake. Under jit that costs no time: it happens as
+    the density is traced.
+    """
+    try:
+        found = log_density_fn(position)
+    except errors.MISTAKES:
+        raise
+    except Exception as error:
+        if errors.is_memory(error):
+            raise
+        raise ValueError(_mistake(error)) from error
+    if has_aux and not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(
+            f"log_density_fn returns {_form(found)} with has_aux=True: let it return "
+            "(log-density, aux)."
+        )
+    _check_scalar(found[0] if has_aux else found)
+    return found
+
+
+def _check_scalar(value: Any) -> None:
+    """ValueError unless a log-density is a float []."""
+    known = isinstance(
+        value, jax.Array | np.ndarray | np.generic | float | int | complex
+    )
+    if not known or jnp.shape(value):
+        aux = " (has_aux=True for pairs)" if isinstance(value, tuple) else ""
+        raise ValueError(
+            f"log_density_fn returns {_form(value)} for one position, must be a scalar: "
+            f"sum over data and dimensions{aux}; chains are vmapped by their caller."
+        )
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"log_density_fn returns {dtype}: must be a float.")
+
+
+def _form(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"shape {shape}" if shape else errors.kind(value)
+
+
+def _mistake(error: Exception) -> str:
+    """What is wrong with a log-density that raised an error."""
+    known = (
+        (
+            (
+                jax.errors.TracerArrayConversionError,
+                jax.errors.TracerIntegerConversionError,
+            ),
+            "calls NumPy, SciPy or Python on traced values",
+            "use jax.numpy and jax.scipy there",
+        ),
+        (
+            jax.errors.TracerBoolConversionError,
+            "has a Python if, while, and, or, min or max on traced values",
+            "use jnp.where, jnp.minimum or jax.lax.cond there",
+        ),
+        (
+            jax.errors.NonConcreteBooleanIndexError,
+            "picks elements by a condition",
+            "use jnp.where(condition, x, 0) there",
+        ),
+        (
+            jax.errors.ConcretizationTypeError,
+            "makes Python numbers of traced values (float, int or .item())",
+            "leave them arrays of jax.numpy there",
+        ),
+    )
+    place = errors.own_place(error)
+    for kinds, words, remedy in known:
+        if isinstance(error, kinds):
+            return f"log_density_fn {words}, {place or 'inside JAX'}: {remedy}."
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return (
+        f"log_density_fn fails ({', '.join(filter(None, (words, place)))}): correct it."
+    )
+
+
+def check_step_size(step_size: Any) -> None:
+    """ValueError at a step size that is known and not a finite number above 0."""
+    if isinstance(step_size, jax.core.Tracer):
+        return
+    try:
+        usable = not np.ndim(step_size) and 0 < float(step_size) < np.inf
+    except (TypeError, ValueError):
+        usable = False
+    if not usable or isinstance(step_size, str | bool):
+        raise ValueError(f"step_size={step_size!r}: give a finite number above 0.")
+
+
 def metropolis(
     key: Key, log_ratio: Array, state: PyTree, proposal: PyTree
 ) -> tuple[PyTree, Info]:
@@ -90,7 +203,15 @@ def metropolis(
 def accepted_move(
     log_uniform: Array, log_ratio: Array, state: PyTree, proposal: PyTree
 ) -> tuple[PyTree, Info]:
-    """`metropolis` for a logarithm of a uniform [] that is already drawn."""
+    """`metropolis` for a logarithm of a uniform [] that is already drawn.
+
+    Raises ValueError at a ratio that is no scalar: vmap over chains.
+    """
+    if jnp.ndim(log_ratio):
+        raise ValueError(
+            f"log_ratio has shape {jnp.shape(log_ratio)}: give that of one chain, a "
+            "scalar, and vmap over chains."
+        )
     usable = finite(proposal)
     log_ratio = jnp.where(usable & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     accepted = log_uniform < log_ratio
@@ -145,9 +266,11 @@ def chain(
     grows with num_steps / thin only. `unroll` compiles the steps one after the other
     instead of a loop, in which convolutions are slow on CPU; for a few steps.
     summarize: of every number of a window's infos [thin, ...], by default the mean.
-    Raises ValueError where thin does not divide num_steps.
+    Raises ValueError where thin does not divide num_steps, or one cannot be.
     """
-    if thin < 1 or num_steps % thin:
+    checks.whole("num_steps", num_steps, 0)
+    checks.whole("thin", thin, 1)
+    if num_steps % thin:
         raise ValueError(f"thin={thin} must divide num_steps={num_steps}.")
     # More turns than steps: scan keeps a loop of one turn, but none of zero.
     turns = num_steps + 1 if unroll else 1

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from megjax.samplers import preconditioner
-from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.samplers.kernel import (
+    Info,
+    Kernel,
+    accepted_move,
+    check_step_size,
+    evaluated,
+    floats,
+    noise,
+)
 from megjax.types import Array, Key, LogDensityFn
 
 TARGET_ACCEPTANCE = 0.574
@@ -44,6 +52,8 @@ def mala(
     factor: L of a preconditioner L L^T as in `preconditioner`, of the proposal
     x + a L L^T grad log p(x) + sqrt(2a) L noise.
     has_aux: the density returns (value, aux), and states carry the aux along.
+    Raises ValueError at a step size out of range; where the kernel starts, at
+    positions that are no floats and at a density that is no scalar float.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -53,6 +63,7 @@ def mala(
     >>> state.position.shape, bool(0 <= info.acceptance_rate <= 1)
     ((3,), True)
     """
+    check_step_size(step_size)
     init_fn = functools.partial(init, log_density_fn=log_density_fn, has_aux=has_aux)
     return Kernel(
         init_fn,
@@ -62,7 +73,9 @@ def mala(
 
 def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> State:
     """The state at a position [...]: value and gradient in one evaluation."""
-    value, gradient = jax.value_and_grad(log_density_fn, has_aux=has_aux)(position)
+    density = functools.partial(evaluated, log_density_fn, has_aux=has_aux)
+    position = floats(position)
+    value, gradient = jax.value_and_grad(density, has_aux=has_aux)(position)
     value, aux = value if has_aux else (value, None)
     return State(position, value, gradient, aux)
 

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 
 from megjax.networks import proposal
 from megjax.samplers import preconditioner
-from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.samplers.kernel import (
+    Info,
+    Kernel,
+    accepted_move,
+    evaluated,
+    floats,
+    noise,
+)
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 DISPLACED, POSITION, NONE = proposal.GRADIENTS
@@ -111,15 +118,17 @@ def init(
     position: Array, *, log_density_fn: LogDensityFn, flow: Flow, has_aux: bool
 ) -> State:
     """The state at a position [...]; ValueError where the flow is for another shape."""
+    position = floats(position)
+    density = functools.partial(evaluated, log_density_fn, has_aux=has_aux)
     if position.shape != flow.masks.shape[1:]:
         raise ValueError(
             f"positions have shape {position.shape} and the proposal is one for "
             f"{flow.masks.shape[1:]}: use one that was trained on this target."
         )
     if flow.gradient == POSITION:
-        value, gradient = jax.value_and_grad(log_density_fn, has_aux=has_aux)(position)
+        value, gradient = jax.value_and_grad(density, has_aux=has_aux)(position)
     else:
-        value, gradient = log_density_fn(position), None
+        value, gradient = density(position), None
     value, aux = value if has_aux else (value, None)
     return State(position, value, gradient, aux)
 

@@ -6,7 +6,15 @@ Metropolis et al. 1953.
 import functools
 from typing import Any, NamedTuple
 
-from megjax.samplers.kernel import Info, Kernel, accepted_move, noise
+from megjax.samplers.kernel import (
+    Info,
+    Kernel,
+    accepted_move,
+    check_step_size,
+    evaluated,
+    floats,
+    noise,
+)
 from megjax.types import Array, Key, LogDensityFn
 
 TARGET_ACCEPTANCE = 0.234
@@ -28,6 +36,7 @@ def rwm(
 
     step_size: standard deviation of the move in every coordinate.
     has_aux: the density returns (value, aux), and states carry the aux along.
+    Raises ValueError as `mala.mala`.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -37,6 +46,7 @@ def rwm(
     >>> state.position.shape, bool(info.acceptance_rate > 0.5)
     ((3,), True)
     """
+    check_step_size(step_size)
     init_fn = functools.partial(init, log_density_fn=log_density_fn, has_aux=has_aux)
     return Kernel(
         init_fn, functools.partial(step, init_fn=init_fn, step_size=step_size)
@@ -45,7 +55,8 @@ def rwm(
 
 def init(position: Array, *, log_density_fn: LogDensityFn, has_aux: bool) -> State:
     """The state at a position [...]."""
-    value = log_density_fn(position)
+    position = floats(position)
+    value = evaluated(log_density_fn, position, has_aux=has_aux)
     return State(position, *value) if has_aux else State(position, value)
 
 

@@ -8,7 +8,8 @@ import contextlib
 import functools
 import hashlib
 import math
-import pathlib
+import numbers
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,15 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from megjax import distributed, extras
+from megjax import checks, distributed, errors, extras
 from megjax.metrics import mcmc
-from megjax.samplers import bijectors
+from megjax.samplers import adaptation, bijectors
+from megjax.samplers import kernel as kernels
 from megjax.sampling import draw, methods
 from megjax.sampling import store as stores
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 R_HAT, DRAWS_PER_CHAIN, ENOUGH_DRAWS = 1.01, 100, 400
 """Beyond which R-hat, and below which effective sample sizes are warned of."""
+
+NUM_PROBES, MAX_PROBED = 64, 20
+"""Draws and variables around which the cause of divergences is looked for."""
 
 MAX_CHECKED = 1000
 """Numbers of one variable that R-hat is taken of."""
@@ -65,7 +70,7 @@ def sample(
     num_samples: int = 1000,
     thin: int = 1,
     bijector: PyTree = None,
-    store: str | pathlib.Path | None = None,
+    store: str | os.PathLike[str] | None = None,
     progress: bool = True,
     mass_matrix: str = "diagonal",
     target_acceptance: float | None = None,
@@ -109,6 +114,8 @@ def sample(
     arviz = _arviz()
     key = _checked_key(key)
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
+    if target_acceptance is not None:
+        _check_target(target_acceptance)
     method, parameters = methods.find(kernel)
     if bijector is not None and method.form == "tree":
         raise ValueError("a kernel that is ready to run brings its own bijector along.")
@@ -146,7 +153,12 @@ def sample(
         if kept:
             kept.finish()
     groups = _groups(draws, thin, method.step_size(parameters))
-    _warn(arviz, groups, thin)
+    cause_fn = functools.partial(
+        _cause, _hashable(log_density_fn), variables, init, groups["posterior"]
+    )
+    _warn(arviz, groups, thin, cause_fn)
+    if method.target_acceptance:
+        _warn_of_tuning(groups, target_acceptance or method.target_acceptance)
     return mcmc.inference_data(groups)
 
 
@@ -164,7 +176,7 @@ def _opened(directory, settings, total, progress):
     if directory is None:
         yield None
         return
-    with stores.opened(directory, draws=True) as kept:
+    with stores.opened(checks.path(directory), draws=True) as kept:
         kept.claim(settings, total, settings["thin"])
         kept.show(total, shown=progress)
         yield kept
@@ -178,10 +190,17 @@ def _arviz():
 
 def _checked_key(key) -> Key:
     """A typed key."""
-    if not hasattr(key, "dtype"):
-        raise ValueError(f"key={key!r}: give jax.random.key(seed).")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if typed else jax.random.wrap_key_data(key)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(
+        key.dtype, jax.dtypes.prng_key
+    )
+    # Of jax.random.PRNGKey.
+    if getattr(key, "dtype", None) == np.uint32 and np.shape(key) == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    if not typed or key.shape:
+        raise ValueError(
+            f"key={' '.join(str(key).split())}: give jax.random.key(seed)."
+        )
+    return key
 
 
 def _bytes(tree) -> bytes:
@@ -190,17 +209,20 @@ def _bytes(tree) -> bytes:
 
 def _checked(init, num_warmup, num_samples, thin, mass_matrix):
     """(`init` as arrays, the number of chains)."""
-    if num_samples < 1 or thin < 1 or num_warmup < 0:
-        raise ValueError(
-            f"num_warmup={num_warmup}, num_samples={num_samples}, thin={thin}: want at "
-            "least 0, 1 and 1."
-        )
+    checks.whole("num_warmup", num_warmup, 0)
+    checks.whole("num_samples", num_samples, 1)
+    checks.whole("thin", thin, 1)
     # Steps are counted in 32 bits on devices.
     if num_warmup + num_samples * thin >= 2**31:
         raise ValueError(f"num_samples={num_samples} x thin={thin}: want below 2^31.")
     if mass_matrix not in ("diagonal", "dense"):
         raise ValueError(f"mass_matrix={mass_matrix!r}: choose 'diagonal' or 'dense'.")
-    init = jax.tree.map(jnp.asarray, init)
+    try:
+        init = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), init)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "init holds what is no array of numbers: give arrays of floats [chains, ...]."
+        ) from error
     named = _named(init)
     if not named:
         raise ValueError("init has no arrays: give one with an axis of chains.")
@@ -216,7 +238,17 @@ def _checked(init, num_warmup, num_samples, thin, mass_matrix):
         raise ValueError(
             f"init has no common first axis of chains: its lengths are {lengths}."
         )
-    return init, len(leaf)
+    # In JAX's own floats at least: kernels add up in them.
+    wide = jnp.result_type(float)
+    return jax.tree.map(lambda leaf: leaf.astype(wide), init), len(leaf)
+
+
+def _check_target(acceptance) -> None:
+    number = isinstance(acceptance, numbers.Real) and not isinstance(acceptance, bool)
+    if not (number and 0 < acceptance < 1):
+        raise ValueError(
+            f"target_acceptance={acceptance!r}: give a number between 0 and 1, as 0.8."
+        )
 
 
 def _named(tree: PyTree) -> dict[str, Array]:
@@ -286,16 +318,13 @@ def _problem(log_density_fn, method, variables, treedef, shapes) -> Problem:
 
 
 def _check_density(log_density_fn, one):
-    found = jax.eval_shape(log_density_fn, one)
-    if not hasattr(found, "shape") or found.shape:
-        what = getattr(found, "shape", None)
-        words = f"shape {what}" if what else f"a {type(found).__name__}"
-        raise ValueError(
-            f"log_density_fn returns {words} for one position, must be a scalar: sum "
-            "over data and dimensions."
+    """ValueError where the density cannot be traced, or gives no float []."""
+    if not callable(log_density_fn):
+        raise ValueError(  # noqa: TRY004
+            f"log_density_fn is {errors.kind(log_density_fn)}: give a function of a "
+            "position."
         )
-    if not jnp.issubdtype(found.dtype, jnp.floating):
-        raise ValueError(f"log_density_fn returns {found.dtype}: must be a float.")
+    jax.eval_shape(functools.partial(kernels.evaluated, log_density_fn), one)
 
 
 def _conversions(one, form):
@@ -327,11 +356,27 @@ def _started(problem, init, num_chains) -> PyTree:
             f"init is out of bounds, or not finite, in {outside} of {num_chains} chains."
         )
     if bad := int(np.sum(~np.isfinite(log_density))):
+        what, remedy = _not_finite(log_density[~np.isfinite(log_density)][0])
         raise ValueError(
             f"log_density_fn is not finite at the start of {bad} of {num_chains} "
-            "chains: start where the density is positive."
+            f"chains, but {what}: {remedy}."
         )
     return jax.tree.map(jnp.asarray, u)
+
+
+def _not_finite(value) -> tuple[str, str]:
+    """(what a log-density is that is not finite, what to do)."""
+    if np.isnan(value):
+        return (
+            "NaN",
+            "look for log and sqrt of negative numbers, 0 / 0, and NaN in data",
+        )
+    if value > 0:
+        return "infinite", "it must be finite wherever chains can go"
+    return (
+        "-inf, where the density is 0",
+        "start where the density is positive; of bounded variables give a bijector, too",
+    )
 
 
 def _log_density(state, log_density_fn, u) -> Array:
@@ -365,8 +410,59 @@ def _groups(draws, thin, step_size) -> Mapping[str, Mapping[str, np.ndarray]]:
     return {"posterior": posterior, "sample_stats": stats}
 
 
-def _warn(arviz, groups, thin) -> None:
-    """One line each for divergences, chains that differ and too few effective draws."""
+def _warn_of_tuning(groups, target) -> None:
+    """A line where the step size was not tuned to what it should be."""
+    stats = groups["sample_stats"]
+    acceptance = float(np.mean(stats.get("acceptance_rate", np.nan)))
+    step_size = float(stats["step_size"].flat[0])
+    if words := adaptation.failure(step_size, acceptance, target):
+        warnings.warn(words, stacklevel=3)
+
+
+def _cause(log_density_fn, variables, init, posterior) -> str:
+    """Why transitions diverged, as far as the density around the draws tells."""
+    names, treedef = list(_named(init)), jax.tree.structure(init)
+    flat = [posterior[name].reshape(-1, *posterior[name].shape[2:]) for name in names]
+    places = np.linspace(0, len(flat[0]) - 1, NUM_PROBES).astype(int)
+    x = treedef.unflatten([values[places] for values in flat])
+    found = zip(names, np.asarray(_probed(log_density_fn, variables, x)))
+    found = {name: values for name, values in found if not np.all(np.isfinite(values))}
+    nan = ", ".join(name for name in found if np.isnan(found[name]).any())
+    if nan:
+        what, remedy = _not_finite(np.nan)
+        return f"log_density_fn is {what} at some values of {nan}: {remedy}"
+    if found:
+        bounded = ", ".join(found)
+        return (
+            f"the density is 0 or infinite at some values of {bounded}: give a bijector "
+            "for their bounds, megjax.positive() or interval(low, high)"
+        )
+    return "raise target_acceptance towards 0.99, give a bijector, or reparameterise"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _probed(log_density_fn, variables, x):
+    """Log-densities [variables, N] at x [N, ...] with one variable moved at a time."""
+    leaves, treedef = jax.tree.flatten(jax.vmap(variables.inverse)(x))
+    normal = np.random.default_rng(0).normal(size=len(leaves[0]))
+
+    def density(u):
+        return log_density_fn(variables.forward(u))
+
+    found = []
+    for i, leaf in enumerate(leaves[:MAX_PROBED]):
+        steps = normal.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
+        moved = leaf + 3 * jnp.std(leaf, axis=0) * steps
+        u = treedef.unflatten([*leaves[:i], moved, *leaves[i + 1 :]])
+        found.append(jax.vmap(density)(u))
+    return jnp.stack(found)
+
+
+def _warn(arviz, groups, thin, cause_fn) -> None:
+    """One line each for divergences, chains that differ and too few effective draws.
+
+    cause_fn: () -> the cause of divergences.
+    """
     stats = groups["sample_stats"]
     num_chains, num_draws = stats["lp"].shape
     if "diverging" in stats:
@@ -375,8 +471,7 @@ def _warn(arviz, groups, thin) -> None:
         if num:
             warnings.warn(
                 f"{num} of {num_chains * num_draws * thin} transitions diverged, or left "
-                "the support: parts of the density may be missing; raise "
-                "target_acceptance towards 0.99, give a bijector, or reparameterise",
+                f"the support: parts of the density may be missing; {cause_fn()}",
                 stacklevel=3,
             )
     if num_draws < 4:

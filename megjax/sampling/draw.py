@@ -8,6 +8,7 @@ nothing, and weights are freed with whoever holds them.
 import contextlib
 import functools
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import distributed
+from megjax import checks, distributed
 from megjax.samplers import adaptation, kernel
 from megjax.sampling import plan as plans
 from megjax.sampling import store as stores
 from megjax.types import Array, Key, PyTree
 
+LOG = logging.getLogger(__name__)
 STEPS_PER_CALL = 500
 
 
@@ -113,6 +115,8 @@ def chains(
     progress: a bar on a terminal. steps_per_call: of a compiled call at most; 1 for
     convolutions on a CPU, which are many times slower inside a loop.
 
+    Raises ValueError at numbers that cannot be.
+
     The key of step i of chain c is fold_in(split(key, chains)[c], i). Chains are split
     over the mesh that is set, or over all devices of this process.
 
@@ -128,6 +132,11 @@ def chains(
     >>> draws.observations["x"].shape, sorted(draws.infos)
     ((4, 10, 2), ['acceptance_rate', 'is_accepted', 'is_divergent'])
     """
+    for name, value, least in (
+        *(("num_steps", num_steps, 1), ("thin", thin, 1), ("burn_in", burn_in, 0)),
+        ("steps_per_call", steps_per_call, 1),
+    ):
+        checks.whole(name, value, least)
     plan = plans.plan(num_steps, thin, burn_in=burn_in)
     total = burn_in + num_steps
     with devices(), contextlib.ExitStack() as stack:
@@ -188,7 +197,7 @@ def tuned(
 
     params: with a "step_size", which does not matter here. step_size: where the search
     starts. limit: of step sizes. See `adaptation.warm_up`; the chains do not sample
-    their target meanwhile.
+    their target meanwhile. A step size that ran away is a warning in the log.
     """
     tuner = adaptation.tuner(min(step_size, limit))
     bounds = jnp.float32([limit, target_acceptance])
@@ -197,7 +206,10 @@ def tuned(
         for first in range(0, num_steps, steps_per_call):
             size = min(steps_per_call, num_steps - first)
             states, tuner = _tuned(chain, size, key, params, states, tuner, bounds)
-    return states, min(float(adaptation.step_size(tuner)), limit)
+    found = min(float(adaptation.step_size(tuner)), limit)
+    if words := adaptation.failure(found, math.nan, target_acceptance):
+        LOG.warning("%s", words)
+    return states, found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

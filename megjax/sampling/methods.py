@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
-from megjax import distributed
+from megjax import distributed, errors
 from megjax.learners.base import Learner
 from megjax.samplers import (
     from_blackjax,
@@ -42,6 +42,7 @@ class Method(NamedTuple):
         learn, and its steps are a burn-in.
     position: (parameters, state) -> [dim], unbounded.
     step_size: parameters -> [], or None.
+    target_acceptance: that its step size is tuned for by default; None without tuning.
     form: "flat" where positions become vectors, "array" where they stay the array that
         is their only leaf, "tree" where they stay as they are given.
     """
@@ -50,6 +51,7 @@ class Method(NamedTuple):
     warm_up: Callable | None = None
     position: Callable = lambda parameters, state: state.position
     step_size: Callable = lambda parameters: None
+    target_acceptance: float | None = None
     form: str = "flat"
 
 
@@ -66,12 +68,36 @@ class Task(NamedTuple):
 
 
 def warmed(method: Method, task: Task, parameters: PyTree) -> tuple[PyTree, PyTree]:
-    """(parameters, states [chains, ...]) after what there is to learn."""
+    """(parameters, states [chains, ...]) after what there is to learn.
+
+    Raises ValueError where the gradient of the density is not finite at a start.
+    """
     if method.warm_up:
         return method.warm_up(task)
-    return parameters, _states(
+    states = _states(
         *(method.kernel, task.log_density_fn, task.key, parameters, task.positions)
     )
+    _check_gradients(states)
+    return parameters, states
+
+
+def _check_gradients(states) -> None:
+    """ValueError where the gradients that states have are not finite."""
+    for name in ("gradient", "logdensity_grad"):
+        gradients = jax.tree.leaves(getattr(states, name, None))
+        # Under jax.eval_shape there are no numbers yet.
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in gradients):
+            return
+        finite = [
+            np.isfinite(np.asarray(leaf, np.float64).reshape(len(leaf), -1)).all(1)
+            for leaf in gradients
+        ]
+        if finite and (bad := int(np.sum(~np.all(finite, axis=0)))):
+            raise ValueError(
+                f"the gradient of log_density_fn is not finite at the start of {bad} of "
+                f"{len(finite[0])} chains: start elsewhere, and keep sqrt, log and "
+                "division at 0 out of both branches of jnp.where"
+            )
 
 
 def find(kernel: Any) -> tuple[Method, PyTree]:
@@ -93,7 +119,7 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
     if callable(kernel):
         return _built(kernel), ()
     raise ValueError(
-        f"kernel is a {type(kernel).__name__}: give a name, a kernel builder, a Kernel, "
+        f"kernel is {errors.kind(kernel)}: give a name, a kernel builder, a Kernel, "
         "a blackjax algorithm or a Model."
     )
 
@@ -175,6 +201,7 @@ def _windowed(kernel_fn, target_acceptance) -> Method:
         functools.partial(_windows, kernel_fn, target_acceptance),
         position=position,
         step_size=lambda parameters: parameters.step_size,
+        target_acceptance=target_acceptance,
     )
 
 
@@ -182,6 +209,7 @@ def _windows(kernel_fn, target_acceptance, task):
     """The warm-up of `_windowed`."""
     fixed = (task.log_density_fn, kernel_fn)
     states, adapted = _windows_begun(*fixed, task.dense, task.positions)
+    _check_gradients(states)
     windows = window_adaptation.schedule(task.num_steps)
     target = np.float32(task.target_acceptance or target_acceptance)
     for steps in _pieces(task):
@@ -222,7 +250,14 @@ def _pieces(task):
 
 def _gradient_adaptive(task):
     """The warm-up of "gradient_adaptive": its preconditioner is all it learns."""
+    _check_gradients(_begun(task.log_density_fn, task.positions))
     return _gradient_adapted(*task[:2], task.dense, task.num_steps, task.positions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begun(log_density_fn, positions):
+    """States of MALA at positions [chains, dim]."""
+    return jax.vmap(mala.mala(log_density_fn, step_size=1.0).init)(positions)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -251,6 +286,7 @@ def _mclmc(task):
             f"num_warmup={task.num_steps}, {task.positions.shape[1]} dimensions: mclmc "
             "is tuned in 100 steps or more, and has 2 dimensions or more."
         )
+    _check_gradients(_begun(task.log_density_fn, task.positions))
     states, found = _mclmc_tuned(*task[:2], task.num_steps, task.positions)
     return found, states
 

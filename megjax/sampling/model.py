@@ -5,6 +5,7 @@ Section 3.2 of Kumar et al. 2019 (MEG); chains run on any learner with an energy
 
 import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -110,7 +111,21 @@ def sample(
     space="latent", FloatingPointError where the energy of the starts is not finite;
     store.Stopped, and ValueError and OSError of `store`, where it is given.
     """
+    _check_numbers(
+        num=num,
+        resample=resample,
+        steps=steps,
+        burn_in=burn_in,
+        thin=thin,
+        warmup=warmup,
+        step_size=step_size,
+        inverse_temperature=inverse_temperature,
+    )
     _check(learner, space, num, step_size, inverse_temperature)
+    if prior not in latent.PRIORS:
+        raise ValueError(f"prior={prior!r}: choose one of {', '.join(latent.PRIORS)}.")
+    if warmup < 0:
+        raise ValueError(f"warmup={warmup}: must be 0 or positive.")
     _check_target(learner, space, target, prior, resample)
     _check_steps(num, steps, burn_in, thin)
     space = space if steps else "none"
@@ -243,6 +258,19 @@ def _check_target(learner, space, target, prior, resample):
         )
 
 
+def _check_numbers(**given):
+    """ValueError at what is no number, or a fraction where there can be none."""
+    for name, value in given.items():
+        real = name in ("step_size", "inverse_temperature")
+        number = real and hasattr(value, "__float__") and not np.ndim(value)
+        number = number or isinstance(value, numbers.Integral)
+        if value is None and name in ("thin", "step_size"):
+            continue
+        if not number or isinstance(value, bool):
+            what = "a number" if real else "a whole number"
+            raise ValueError(f"{name}={value!r}: give {what}.")
+
+
 def _check_steps(num, steps, burn_in, thin):
     if num < 1 or steps < 0:
         raise ValueError(
@@ -348,6 +376,7 @@ def _effective_share(target, num, key, params):
 def _groups(key, target, params, plan, store, settings) -> trace.Trace:
     """The traces of all groups of chains; the first one's step size is everyone's."""
     found, step_size, share = [], settings["step_size"], math.nan
+    tuned_for = settings["target_acceptance"] if step_size is None else math.nan
     resample = settings["resample"]
     for i, first in enumerate(range(0, settings["num"], CHAINS_PER_CALL)):
         keys = jax.random.split(jax.random.fold_in(key, i))
@@ -367,7 +396,10 @@ def _groups(key, target, params, plan, store, settings) -> trace.Trace:
         own = params | {"step_size": step_size}
         found.append(_trace(keys[1], run, target, own, states))
     return _joined(found)._replace(
-        target=settings["target"], resample=resample, effective_share=share
+        target=settings["target"],
+        resample=resample,
+        effective_share=share,
+        target_acceptance=tuned_for,
     )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
+from megjax import checks
 from megjax.io import atomic
 from megjax.types import PyTree
 
@@ -306,7 +307,7 @@ def opened(
 
     labels, options: as of `TraceStore`.
     """
-    kept = TraceStore(pathlib.Path(directory), labels, **options)
+    kept = TraceStore(checks.path(directory), labels, **options)
     with kept.stack:
         if sys.stderr.isatty():
             # Lines of the log go above the bar.
@@ -335,7 +336,7 @@ def draws(directory: str | pathlib.Path) -> np.ndarray:
     Those of all chains that are as far as the first. Raises FileNotFoundError where
     there are none, ValueError where a chunk is damaged.
     """
-    directory = pathlib.Path(directory)
+    directory = checks.path(directory)
     groups = [
         np.concatenate(found, axis=1)
         for group in range(len(list(directory.glob("*_start.npz"))))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megjax import plotting
+from megjax import checks, plotting
 from megjax.io import atomic
 from megjax.metrics import mcmc
 
@@ -48,6 +48,7 @@ class Trace(NamedTuple):
     draws: positions at every record [num, T, ...], where they are kept.
     target: whose energy it is, "energy" or "ratio". resample: candidates per start.
     effective_share: effective sample size of the candidates over their number.
+    target_acceptance: that the step size was tuned for, NaN where it was given.
     """
 
     x: np.ndarray
@@ -69,6 +70,7 @@ class Trace(NamedTuple):
     target: str = "energy"
     resample: int = 1
     effective_share: float = math.nan
+    target_acceptance: float = math.nan
 
 
 def summary(trace: Trace) -> dict[str, float]:
@@ -108,7 +110,14 @@ def warnings(trace: Trace) -> list[str]:
             f"{found['stuck']:.0%} of the chains are stuck: no move accepted in the "
             "last half of the steps; lower --step_size or --inverse_temperature"
         )
-    if found["acceptance"] < 0.1:
+    if found["acceptance"] < trace.target_acceptance / 2:
+        lines.append(
+            f"acceptance is {found['acceptance']:.3f}, far below the "
+            f"{trace.target_acceptance:.3g} that the step size {found['step_size']:.3g} "
+            "was tuned for: give --step_size, add --burn_in, or sample from another "
+            "checkpoint"
+        )
+    elif found["acceptance"] < 0.1:
         lines.append(f"acceptance is only {found['acceptance']:.3f}: lower --step_size")
     if found["divergent"] > 0:
         lines.append(
@@ -132,8 +141,7 @@ def write(trace: Trace, out: str | pathlib.Path) -> dict[str, Any]:
     Images and planar data get pictures before and after, a timeline and an animation;
     every trace gets samples.npz and traces.png.
     """
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = atomic.folder(checks.path(out))
     arrays = {k: v for k, v in trace._asdict().items() if isinstance(v, np.ndarray)}
     atomic.replace(
         out / "samples.npz", lambda file: np.savez_compressed(file, **arrays)

@@ -7,21 +7,24 @@ same step.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax import checkpoint as ocp
 
-from megjax import distributed
+from megjax import checks, distributed, errors
 from megjax.io import atomic
 from megjax.types import PyTree
 
@@ -45,6 +48,13 @@ FREE = (
 FREE_GROUP = "evaluation."
 """Config fields, and a group of them, that a resumed run may change: they leave every
 iteration as it is."""
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+"""Errors of files that are not there, which is damage."""
+REFUSED = (
+    *("Permission denied", "PERMISSION_DENIED", "Operation not permitted"),
+    *("Too many open files", "Input/output error", "No space left", "Stale file"),
+)
+"""What TensorStore says of a machine that refuses to read."""
 
 
 class Saved(NamedTuple):
@@ -99,7 +109,7 @@ def opened(
     With `writable` the run is locked: raises ValueError where another process trains
     in the same directory, or where that is no directory.
     """
-    directory = pathlib.Path(workdir).resolve() / DIRECTORY
+    directory = _encodable(checks.path(workdir).resolve()) / DIRECTORY
     if not distributed.is_main():
         yield Checkpoints(None, directory)
         return
@@ -140,6 +150,7 @@ def save(
     finished(checkpoints)
     leaves = digests(host)
     record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
+    record["orbax"] = ocp.__version__
     with _writing(checkpoints.directory):
         for other in checkpoints.manager.all_steps():
             if other >= step:
@@ -170,7 +181,8 @@ def restore(
 
     like: forms of the leaves. Damaged steps are passed over with a warning. Raises
     ValueError where the saved state has other leaves than `like`, where every step is
-    damaged, or where there is no such step.
+    damaged, or where there is no such step; OSError where reading fails for another
+    reason than damage, for then the newest step is not to be passed over.
     """
     found = _newest(checkpoints, like, step) if checkpoints.manager else None
     numbers = np.int64([found.step, found.returns] if found else [0, 0])
@@ -186,6 +198,7 @@ def restore(
 
 def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved | None:
     steps = sorted(checkpoints.manager.all_steps(), reverse=True)
+    failed, foreign = [], []
     if only is not None and steps:
         if only not in steps:
             kept = ", ".join(map(str, reversed(steps)))
@@ -200,18 +213,84 @@ def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved |
             raise ValueError(str(error)) from error
         # Orbax raises whatever its file formats raise.
         except Exception as error:  # noqa: BLE001
+            failed.append(_damage(checkpoints, step, error))
             LOG.warning(
-                "checkpoint %d in %s is damaged (%s): trying an earlier one",
-                step,
-                checkpoints.directory,
-                _line(error),
+                "checkpoint %d in %s %s (%s): trying an earlier one",
+                *(step, checkpoints.directory),
+                *("cannot be read" if _is_foreign(error) else "is damaged", failed[-1]),
             )
+            foreign += [failed[-1]] * _is_foreign(error)
+    if foreign:
+        raise OSError(
+            f"no checkpoint in {checkpoints.directory} can be read, and not for damage "
+            f"to them ({foreign[0]}): use that version; they are kept"
+        )
     if steps:
         raise ValueError(
-            f"every checkpoint in {checkpoints.directory} is damaged: delete that "
-            "directory to start again, or restore it from a copy"
+            f"every checkpoint in {checkpoints.directory} is damaged (the newest: "
+            f"{failed[0]}): restore it from a copy, or use another --workdir"
         )
     return None
+
+
+def _damage(checkpoints: Checkpoints, step: int, error: Exception) -> str:
+    """What of a checkpoint that could not be read is damaged.
+
+    Raises OSError or ValueError with the true reason where nothing says that it is:
+    neither a digest nor a reader that works.
+    """
+    path = checkpoints.directory / str(step)
+    if isinstance(error, _Mismatch):
+        return str(error)
+    if _is_foreign(error):
+        return f"Orbax {error.args[0]} wrote it, this is {ocp.__version__}"
+    if errors.is_memory(error):
+        raise error
+    reason = _unreadable(path, error)
+    if reason is None and (reason := _reader_failure()) is not None:
+        reason = f"Orbax {ocp.__version__} reads no checkpoint here: {reason}"
+    if reason is None:
+        return _line(error)
+    raise OSError(
+        f"reading {path} failed, and not for damage to it ({reason}): mend that, then "
+        "run the command again; the checkpoint is kept"
+    ) from error
+
+
+def _unreadable(path: pathlib.Path, error: BaseException | None) -> str | None:
+    """What of this machine is in the way of reading files; None where nothing is."""
+    while error is not None:
+        if isinstance(error, ImportError | UnicodeEncodeError | NotImplementedError):
+            return _line(error)
+        other = isinstance(error, OSError) and error.errno not in (None, *ABSENT)
+        if other or any(words in str(error) for words in REFUSED):
+            return _line(error)
+        error = error.__cause__ or error.__context__
+    for file in (path, *path.rglob("*")):
+        try:
+            next(file.iterdir(), None) if file.is_dir() else file.open("rb").close()
+        except OSError as refused:
+            if refused.errno not in ABSENT:
+                return f"{refused.strerror}: {file}"
+    return None
+
+
+def _reader_failure() -> str | None:
+    """Why Orbax does not read back what it writes; None where it does.
+
+    So that of an error that may be anything the checkpoint is blamed only where a
+    small new one is read without it.
+    """
+    like = {"x": np.arange(3)}
+    with tempfile.TemporaryDirectory() as folder:
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        try:
+            with ocp.CheckpointManager(folder, options=options) as manager:
+                manager.save(0, args=ocp.args.StandardSave(like))
+                found = manager.restore(0, args=ocp.args.StandardRestore(like))
+            return None if np.array_equal(found["x"], like["x"]) else "other numbers"
+        except Exception as error:  # noqa: BLE001
+            return _line(error)
 
 
 def digests(state: PyTree) -> dict[str, str]:
@@ -235,7 +314,7 @@ def claim(workdir: str | pathlib.Path, record: Record) -> None:
     where the main process was started with another config than this one. To be called
     while the run is locked.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = checks.path(workdir)
     try:
         plain = json.loads(json.dumps(record._asdict()))
     except TypeError as error:
@@ -282,7 +361,8 @@ def claimed(workdir: str | pathlib.Path) -> Record:
 
 
 def _claimed(workdir: str | pathlib.Path) -> dict[str, Any]:
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    workdir = checks.path(workdir)
+    path = workdir / CONFIG_FILE
     try:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -349,6 +429,18 @@ def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
     return "; ".join(words) or None
 
 
+def _is_foreign(error: BaseException) -> bool:
+    return isinstance(error, _OtherVersion)
+
+
+class _OtherVersion(Exception):
+    """A checkpoint that another version of Orbax wrote, and that this does not read."""
+
+
+class _Mismatch(Exception):
+    """A checkpoint whose digests prove that it is damaged."""
+
+
 class _OtherState(Exception):
     """A checkpoint of a state with other leaves than the one asked for."""
 
@@ -360,17 +452,25 @@ def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> Saved:
     ).digests
     saved, returns = record["leaves"], record.get("returns", 0)
     if _combined(saved, returns) != record["all"]:
-        raise ValueError("the digest of the digests does not match")
+        raise _Mismatch("the digest of the digests does not match")
     _check_leaves(saved, like, f"checkpoint {step} in {checkpoints.directory}")
     # Arrays of NumPy come back as such, wherever they were saved from.
     host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-    state = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
-    ).state
+    try:
+        state = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
+        ).state
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        writer = record.get("orbax", ocp.__version__)
+        if writer == ocp.__version__ or _unreadable(
+            checkpoints.directory / str(step), error
+        ):
+            raise
+        raise _OtherVersion(writer) from error
     found = digests(state)
     wrong = [path for path in found if found[path] != saved[path]]
     if wrong:
-        raise ValueError(f"the digest of {wrong[0]} does not match")
+        raise _Mismatch(f"the digest of {wrong[0]} does not match")
     return Saved(step, state, returns)
 
 
@@ -428,6 +528,20 @@ def _steps(directory: pathlib.Path) -> list[int]:
     return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
 
 
+def _encodable(path: pathlib.Path) -> pathlib.Path:
+    """The path; ValueError where Orbax, which writes UTF-8, would name another."""
+    try:
+        same = os.fsencode(path) == str(path).encode()
+    except UnicodeError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"workdir {str(path)!a}: its name is no UTF-8 here (the locale has "
+            f"{sys.getfilesystemencoding()}): rename it, or set LC_ALL=C.UTF-8"
+        )
+    return path
+
+
 @contextlib.contextmanager
 def _locked(workdir: pathlib.Path) -> Iterator[None]:
     """Makes the directory and holds its lock, which goes with the process."""
@@ -437,7 +551,12 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         raise ValueError(
             f"workdir {workdir} is no directory: name another with --workdir"
         ) from error
-    with (workdir / "lock").open("w") as file:
+    except OSError as error:
+        raise OSError(
+            f"workdir {workdir} cannot be made ({error.strerror or error}): "
+            f"{errors.remedy(error)}"
+        ) from error
+    with _lock_file(workdir) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -446,6 +565,16 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
                 "--workdir"
             ) from error
         yield
+
+
+def _lock_file(workdir: pathlib.Path) -> IO[str]:
+    try:
+        return (workdir / "lock").open("w")
+    except OSError as error:
+        raise OSError(
+            f"workdir {workdir} cannot be locked ({error.strerror or error}): "
+            f"{errors.remedy(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -499,7 +628,7 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(
-            f"writing to {directory} failed ({_line(error)}): free or repair the disk, "
+            f"writing to {directory} failed ({_line(error)}): {errors.remedy(error)}, "
             "then run the command again; earlier checkpoints are kept"
         ) from error
 

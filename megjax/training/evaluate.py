@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from megjax import distributed, plotting
+from megjax import checks, distributed, plotting
 from megjax.io import atomic
 from megjax.training import loop
 from megjax.training.experiment import Experiment
@@ -44,8 +44,9 @@ def evaluate(
     Raises at once what `chosen` and `read` do, and OSError where `out` cannot be.
     """
     evaluations = chosen(restored.experiment(), names)
+    out = checks.path(out)
     read(out)
-    out.mkdir(parents=True, exist_ok=True)
+    atomic.folder(out)
     return _reports(restored, evaluations, out, seed)
 
 

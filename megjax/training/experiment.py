@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from megjax import errors
+from megjax import checks, errors
 
 # Nothing here may import jax, so that --help and mistakes answer at once.
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def find(name: str) -> str:
     a name that no config has.
     """
     given, colon, argument = name.partition(":")
-    path, stem = pathlib.Path(given), pathlib.Path(given).stem
+    path = checks.path(given) if given.startswith("~") else pathlib.Path(given)
+    stem = path.stem
     own = CONFIGS / f"{stem}.py"
     if given == stem and not path.is_file():
         if not own.is_file():
@@ -136,6 +137,8 @@ def find(name: str) -> str:
                 f"no config file {given!r}: give a path, or one of {known}"
             )
         path = own
+    elif path.is_dir() and given.endswith((".py", "/")):
+        raise ValueError(f"{given} is a folder: give the config file in it")
     elif not path.exists() and own.is_file() and given == f"configs/{own.name}":
         path = own
     return f"{path}{colon}{argument}"

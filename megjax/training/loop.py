@@ -316,7 +316,7 @@ def train(
 
     Raises ValueError where a setting is unusable or the directory holds a run with
     another config, FloatingPointError after the last return (the checkpoint stays),
-    Stopped after SIGTERM or SIGINT with the state saved.
+    Stopped after SIGTERM, SIGINT or SIGHUP with the state saved.
     """
     _check(config)
     with (
@@ -541,10 +541,10 @@ def form(run: Restored) -> PyTree:
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Callable[[], int | None]]:
-    """Turns SIGTERM and SIGINT into a question: the number of the first that came.
+    """Turns SIGTERM, SIGINT and SIGHUP into a question: the first that came, or None.
 
-    A Ctrl-C after that ends the program at once. Outside the main thread signals are
-    left alone.
+    A Ctrl-C after that ends the program at once. SIGHUP stays ignored under nohup.
+    Outside the main thread signals are left alone.
     """
     received = []
 
@@ -553,7 +553,9 @@ def interruption() -> Iterator[Callable[[], int | None]]:
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     try:
         previous = [signal.signal(number, receive) for number in numbers]
     except ValueError:
@@ -584,13 +586,18 @@ def _stopping() -> Iterator[Callable[[], int | None]]:
             received.append(signal.SIGTERM)
         return received[0] if received else None
 
-    previous = signal.signal(
-        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-    )
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    numbers = [signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = [signal.signal(number, terminate) for number in numbers]
     try:
         yield agreed
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(numbers, previous):
+            signal.signal(number, handler)
 
 
 def peak_memory() -> int:

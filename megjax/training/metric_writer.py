@@ -16,7 +16,7 @@ import numpy as np
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
-from megjax import distributed, plotting
+from megjax import checks, distributed, errors, plotting
 from megjax.io import atomic
 
 LOG = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def opened(
     if not distributed.is_main():
         yield Silence()
         return
-    writer = Writer(pathlib.Path(workdir), first, num_steps)
+    writer = Writer(checks.path(workdir), first, num_steps)
     with contextlib.closing(writer), contextlib.ExitStack() as stack:
         if not writer.bar.disable:
             # Lines of the log go above the bar.
@@ -128,7 +128,7 @@ def opened(
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     """The metrics of a run, one dict per line; the log says which lines are none."""
-    path = pathlib.Path(workdir) / METRICS_FILE
+    path = checks.path(workdir) / METRICS_FILE
     return list(_lines(path)) if path.exists() else []
 
 
@@ -189,9 +189,9 @@ def _writing(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"writing metrics to {workdir} failed ({error.strerror or error}): free, "
-            "repair or bring back the disk, then run the command again; checkpoints "
-            "there are kept"
+            f"writing metrics to {workdir} failed ({error.strerror or error}): "
+            f"{errors.remedy(error)}, then run the command again; checkpoints there are "
+            "kept"
         ) from error
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from megjax import extras
+from megjax import checks, extras
 from megjax.io import atomic
 from megjax.training import checkpoint, experiment, loop
 from megjax.types import PyTree
@@ -40,8 +40,8 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
         if not _is_optimizer(place)
     }
     content = safetensors.save(tensors, {ENTRY: json.dumps(text)})
-    target = pathlib.Path(path).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = checks.path(path)
+    atomic.folder(target.parent)
     atomic.replace(target, lambda file: file.write(content))
 
 
@@ -56,7 +56,7 @@ def load(
     """
     with extras.needed("weights"):
         import safetensors
-    path = pathlib.Path(path).expanduser()
+    path = checks.path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: name one of weights")
     try:

@@ -1,6 +1,7 @@
 """What training survives: kills, signals, flipped bits, other devices, bad numbers.
 
-KILLS=200 STEPS=4000 FLIPS=100 in the environment ask for more than the defaults.
+KILLS=200 STEPS=4000 FLIPS=100 SIGNALS=20 in the environment ask for more than the
+defaults; with pytest -s the figures are printed.
 """
 
 import logging
@@ -19,9 +20,12 @@ import pytest
 from megjax import distributed
 from megjax.training import checkpoint, experiment, loop, metric_writer
 
-KILLS, STEPS, FLIPS = (
+KILLS, STEPS, FLIPS, SIGNALS = (
     int(os.environ.get(name, default))
-    for name, default in (("KILLS", 5), ("STEPS", 1500), ("FLIPS", 30))
+    for name, default in (
+        *(("KILLS", 5), ("STEPS", 1500)),
+        *(("FLIPS", 30), ("SIGNALS", 5)),
+    )
 )
 CONFIG_FILE = "configs/toy_8gaussians.py"
 SETTINGS = {
@@ -83,12 +87,16 @@ def test_kills_leave_the_run_as_it_was(scripts, tmp_path):
         newest = max(steps(tmp_path / "killed"), default=0)
     last = scripts.succeed(*line(tmp_path / "killed", **length))
     assert digest(last) == digest(whole), seed
+    print(f"{KILLS} SIGKILLs (seed {seed}): nothing lost, the same final bits")
 
 
 @pytest.mark.parametrize(
     ("name", "times"),
     [("SIGTERM", 1)]
-    + [pytest.param(name, 5, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT")],
+    + [
+        pytest.param(name, SIGNALS, marks=pytest.mark.slow)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP")
+    ],
 )
 def test_signals_save_and_exit(name, times, scripts, tmp_path):
     number = signal.Signals[name]
@@ -102,6 +110,7 @@ def test_signals_save_and_exit(name, times, scripts, tmp_path):
         last = rf"^{name}: saved at step (\d+); the same .*\n\Z"
         step = re.search(last, found.stderr, re.MULTILINE)
         assert int(step[1]) in steps(tmp_path)
+    print(f"{times} {name}: all saved the iteration that they came in")
 
 
 @pytest.mark.slow
@@ -131,6 +140,7 @@ def test_no_flipped_bit_is_missed(scripts, tmp_path):
         if found.step == intact.step:
             assert checkpoint.state_digest(found.state) == expected, (path, bit)
     assert seen
+    print(f"{FLIPS} flipped bits: {seen} seen, {FLIPS - seen} harmless, 0 missed")
 
 
 def pair(scripts, *arguments, devices=1):

@@ -240,5 +240,7 @@ def test_aux_follows_the_position():
 
 
 def test_a_path_has_steps():
-    with pytest.raises(ValueError, match="num_integration_steps=0: must be at least 1"):
+    with pytest.raises(
+        ValueError, match="num_integration_steps=0: give a whole number fr"
+    ):
         hmc.hmc(normal, step_size=0.1, num_integration_steps=0)

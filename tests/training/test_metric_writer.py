@@ -124,9 +124,8 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, part):
         writer.write(1, {"loss": 1.0})
         writer.write_pictures(1, {"grid": np.zeros((4, 5, 3), np.uint8)})
     assert str(error.value) == (
-        f"writing metrics to {tmp_path} failed (No space left on device): free, "
-        "repair or bring back the disk, then run the command again; checkpoints there "
-        "are kept"
+        f"writing metrics to {tmp_path} failed (No space left on device): free or "
+        "repair the disk, then run the command again; checkpoints there are kept"
     )
 
 
