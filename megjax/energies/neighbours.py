@@ -34,8 +34,8 @@ class _Near(NamedTuple):
 
     x: np.ndarray  # [N, F]
     mapped: np.ndarray  # [3, N, F]
-    distances: np.ndarray  # [3, N, k + 1]
-    indices: np.ndarray  # [3, N, k + 1]
+    distances: np.ndarray  # [3, N, 2 k + 1]
+    indices: np.ndarray  # [3, N, 2 k + 1]
 
 
 def fit(
@@ -62,15 +62,22 @@ def fit(
     state = {"rows": rows} | _scales(rows, low, high)
     # Two are needed besides: the row itself, and one to spare where it is left out.
     state["num_neighbors"] = max(1, min(num_neighbors, len(rows) - 2))
-    if len(rows) == 1:
-        radii = np.zeros((3, 1))
-    else:
-        near = [near.distances[..., 1:].mean(-1) for near in _found(state, rows)]
-        radii = np.concatenate(near, axis=1)
+    radii = _radii(state)
     middle = np.array([np.median(r[r > 0]) if r.any() else 1.0 for r in radii])
     state["middle"] = middle
     state["radius"] = np.clip(radii, middle[:, None] / 10, middle[:, None] * 10)
     return state | {"guard": _guard(state)}
+
+
+def _radii(state: State) -> np.ndarray:
+    """Mean distances of stored rows to twice as many others, for a steadier scale."""
+    rows = state["rows"]
+    num = min(2 * state["num_neighbors"], len(rows) - 1)
+    if num == 0:
+        return np.zeros((3, 1))
+    others = slice(1, num + 1)
+    found = [near.distances[..., others].mean(-1) for near in _found(state, rows)]
+    return np.concatenate(found, axis=1)
 
 
 def energy(state: State, x: np.ndarray, *, new: bool = False) -> np.ndarray:
@@ -232,17 +239,13 @@ def _found(state: State, x: np.ndarray) -> Iterator[_Near]:
     """
     num_rows, num_features = state["rows"].shape
     shape = _room(num_rows, 256, 4096), _room(num_features, 8, 256)
+    num = min(2 * state["num_neighbors"] + 1, shape[0])
     stored = [jnp.asarray(_padded(m, shape)) for m in _mapped(state, state["rows"])]
     for first in range(0, len(x), _CHUNK):
         rows = x[first : first + _CHUNK]
         mapped = _mapped(state, rows)
         found = [
-            _nearest(
-                one,
-                num_rows,
-                _padded(m, (_CHUNK, shape[1])),
-                state["num_neighbors"] + 1,
-            )
+            _nearest(one, num_rows, _padded(m, (_CHUNK, shape[1])), num)
             for one, m in zip(stored, mapped)
         ]
         distances, indices = (
