@@ -60,7 +60,7 @@ def nearest_standardised(train: np.ndarray, seed: int) -> Detector:
 def nearest_raw(train: np.ndarray, seed: int) -> Detector:
     """Mean distance to the 5 nearest rows as they are."""
     del seed
-    tree = neighbors.NearestNeighbors(n_neighbors=5).fit(train)
+    tree = neighbors.NearestNeighbors(n_neighbors=5, algorithm="brute").fit(train)
     return lambda x: tree.kneighbors(x)[0].mean(1)
 
 
@@ -96,7 +96,7 @@ def local_outlier_factor(train: np.ndarray, seed: int) -> Detector:
     """Breunig et al. 2000, on columns of mean 0 and variance 1."""
     del seed
     scaler = preprocessing.StandardScaler()
-    factor = neighbors.LocalOutlierFactor(novelty=True)
+    factor = neighbors.LocalOutlierFactor(novelty=True, algorithm="brute")
     line = pipeline.make_pipeline(scaler, factor).fit(train)
     return lambda x: -line.score_samples(x)
 

@@ -34,8 +34,8 @@ class _Near(NamedTuple):
 
     x: np.ndarray  # [N, F]
     mapped: np.ndarray  # [3, N, F]
-    distances: np.ndarray  # [3, N, 2 k + 1]
-    indices: np.ndarray  # [3, N, 2 k + 1]
+    distances: np.ndarray  # [3, N, 2 k + 2]
+    indices: np.ndarray  # [3, N, 2 k + 2]
 
 
 def fit(
@@ -62,22 +62,30 @@ def fit(
     state = {"rows": rows} | _scales(rows, low, high)
     # Two are needed besides: the row itself, and one to spare where it is left out.
     state["num_neighbors"] = max(1, min(num_neighbors, len(rows) - 2))
-    radii = _radii(state)
-    middle = np.array([np.median(r[r > 0]) if r.any() else 1.0 for r in radii])
-    state["middle"] = middle
-    state["radius"] = np.clip(radii, middle[:, None] / 10, middle[:, None] * 10)
+    state["radius"], state["further"] = _radii(state)
+    state["middle"] = np.array(
+        [np.median(r[r > 0]) if r.any() else 1.0 for r in state["radius"]]
+    )
     return state | {"guard": _guard(state)}
 
 
-def _radii(state: State) -> np.ndarray:
-    """Mean distances of stored rows to twice as many others, for a steadier scale."""
-    rows = state["rows"]
-    num = min(2 * state["num_neighbors"], len(rows) - 1)
+def _radii(state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Of stored rows, the mean distance to the next others, and that of one more: [3, n].
+
+    Twice as many others as neighbours, for a steadier scale.
+    """
+    num = _num_others(state)
     if num == 0:
-        return np.zeros((3, 1))
-    others = slice(1, num + 1)
-    found = [near.distances[..., others].mean(-1) for near in _found(state, rows)]
-    return np.concatenate(found, axis=1)
+        return np.zeros((3, 1)), np.zeros((3, 1))
+    found = np.concatenate([n.distances for n in _found(state, state["rows"])], axis=1)
+    further = found[..., min(num + 1, len(state["rows"]) - 1)]
+    return found[..., 1 : num + 1].mean(-1), further
+
+
+def _num_others(state: State) -> int:
+    """How many others a radius is of."""
+    num_rows = len(state["rows"])
+    return min(2 * state["num_neighbors"], max(num_rows - 2, num_rows // 2))
 
 
 def energy(state: State, x: np.ndarray, *, new: bool = False) -> np.ndarray:
@@ -108,7 +116,8 @@ def _parts(state: State, stored: np.ndarray, near: _Near) -> np.ndarray:
     """`shares` of one chunk [B, F]."""
     num_maps, num_rows, num_features = near.mapped.shape
     total = np.zeros((num_rows, num_features))
-    chosen = _chosen(state, near, new=False)
+    is_stored = _is_stored(state, near, new=False)
+    chosen = is_stored[:, None] + np.arange(state["num_neighbors"])
     for m in range(num_maps):
         indices = np.take_along_axis(near.indices[m], chosen, 1)
         squares = np.float64(near.mapped[m][:, None] - stored[m][indices]) ** 2
@@ -127,19 +136,36 @@ def _parts(state: State, stored: np.ndarray, near: _Near) -> np.ndarray:
 
 def _terms(state: State, near: _Near, new: bool) -> np.ndarray:
     """log(d + floor) - log(mean radius) / 2 of every map: [3, B]."""
-    chosen = _chosen(state, near, new)[None]
-    distances = np.take_along_axis(near.distances, chosen, 2).mean(-1)
+    is_stored = _is_stored(state, near, new)
+    chosen = (is_stored[:, None] + np.arange(state["num_neighbors"]))[None]
+    distances = np.take_along_axis(near.distances, chosen, 2)
     indices = np.take_along_axis(near.indices, chosen, 2)
-    radius = np.stack([r[i] for r, i in zip(state["radius"], indices)]).mean(-1)
-    return np.log(distances + _FLOOR * state["middle"][:, None]) - np.log(radius) / 2
+    radius = _radii_of(state, distances, indices, is_stored).mean(-1)
+    floor = _FLOOR * state["middle"][:, None]
+    return np.log(distances.mean(-1) + floor) - np.log(radius) / 2
 
 
-def _chosen(state: State, near: _Near, new: bool) -> np.ndarray:
-    """Places of a row's neighbours [B, k]: without the row itself where it is stored."""
-    is_stored = np.all(near.distances[..., 0] == 0, axis=0)
-    if new or len(state["rows"]) == 1:
-        is_stored[:] = False
-    return is_stored[:, None] + np.arange(state["num_neighbors"])
+def _radii_of(
+    state: State, distances: np.ndarray, indices: np.ndarray, is_stored: np.ndarray
+) -> np.ndarray:
+    """Clipped radii of neighbours [3, B, k]; those of a stored row without that row.
+
+    Where that row is among a neighbour's others, one more takes its place.
+    """
+    radius, further = (
+        np.stack([values[i] for values, i in zip(state[name], indices)])
+        for name in ("radius", "further")
+    )
+    gain = np.maximum(further - distances, 0) / max(_num_others(state), 1)
+    middle = state["middle"][:, None, None]
+    return np.clip(radius + gain * is_stored[:, None], middle / 10, middle * 10)
+
+
+def _is_stored(state: State, near: _Near, new: bool) -> np.ndarray:
+    """Whether rows are taken to be stored ones: [B]."""
+    return np.all(near.distances[..., 0] == 0, axis=0) & (
+        not new and len(state["rows"]) > 1
+    )
 
 
 def _guarded(state: State, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,9 +194,11 @@ def _guard(state: State) -> float:
     ).astype(np.float64)
     largest = np.sqrt(np.sum((high_in - low_in) ** 2, axis=-1))
     smallest = np.minimum(high_out - high_in, low_in - low_out).min(-1)
-    floor, radius = _FLOOR * state["middle"], state["radius"]
-    above = np.log(largest + floor) - np.log(radius.min(-1)) / 2
-    below = np.log(smallest + floor) - np.log(radius.max(-1)) / 2
+    middle = state["middle"]
+    radius = np.clip(state["radius"].T, middle / 10, middle * 10)
+    # Radii are larger yet where a stored row is left out, and its energy less.
+    above = np.log(largest + _FLOOR * middle) - np.log(radius.min(0)) / 2
+    below = np.log(smallest + _FLOOR * middle) - np.log(radius.max(0)) / 2
     return max(float(np.sum(above - below)), 0.0) + 0.01
 
 
@@ -239,7 +267,7 @@ def _found(state: State, x: np.ndarray) -> Iterator[_Near]:
     """
     num_rows, num_features = state["rows"].shape
     shape = _room(num_rows, 256, 4096), _room(num_features, 8, 256)
-    num = min(2 * state["num_neighbors"] + 1, shape[0])
+    num = min(2 * state["num_neighbors"] + 2, shape[0])
     stored = [jnp.asarray(_padded(m, shape)) for m in _mapped(state, state["rows"])]
     for first in range(0, len(x), _CHUNK):
         rows = x[first : first + _CHUNK]

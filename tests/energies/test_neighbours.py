@@ -61,8 +61,11 @@ def inverted(seeds):
     return found
 
 
-def by_maps(train, x, same=False):
-    """The energy without the guard, by scikit-learn's scalers and float64 neighbours."""
+def by_maps(train, x=None):
+    """The energy without the guard, by scikit-learn's scalers and float64 neighbours.
+
+    Without x, of every training row, in a search that has never seen it.
+    """
     standard = preprocessing.StandardScaler().fit(train)
     quartiles = np.subtract(*np.percentile(train, (75, 25), axis=0)) / 1.349
     spread = np.minimum(np.where(quartiles > 0, quartiles, np.inf), train.std(0))
@@ -77,57 +80,65 @@ def by_maps(train, x, same=False):
         robust,
         lambda x: bent.transform(np.arcsinh(robust(x))),
     ):
-        tree = neighbors.NearestNeighbors(algorithm="brute").fit(move(train))
-        radius = tree.kneighbors(n_neighbors=10)[0].mean(1)
-        middle = np.median(radius[radius > 0])
-        radius = np.clip(radius, middle / 10, 10 * middle)
-        distances, index = tree.kneighbors(None if same else move(x), n_neighbors=5)
-        total += np.log(distances.mean(1) + 0.01 * middle)
-        total -= np.log(radius[index].mean(1)) / 2
+        rows = move(train)
+        middle = np.median(radii(rows)[radii(rows) > 0])
+        if x is not None:
+            total += by_search(rows, move(x), middle)
+        else:
+            others = [np.delete(rows, i, axis=0) for i in range(len(rows))]
+            found = [by_search(o, r[None], middle) for o, r in zip(others, rows)]
+            total += np.concatenate(found)
     return total
+
+
+def radii(rows):
+    tree = neighbors.NearestNeighbors(algorithm="brute").fit(rows)
+    return tree.kneighbors(n_neighbors=10)[0].mean(1)
+
+
+def by_search(rows, x, middle):
+    radius = np.clip(radii(rows), middle / 10, 10 * middle)
+    tree = neighbors.NearestNeighbors(algorithm="brute").fit(rows)
+    distances, index = tree.kneighbors(x, n_neighbors=5)
+    logs = np.log(distances.mean(1) + 0.01 * middle)
+    return logs - np.log(radius[index].mean(1)) / 2
 
 
 def test_an_energy_by_hand():
     state = neighbours.fit(np.array([[0.0], [1], [3]]))
-    # Of three rows, one neighbour; radii 2, 1.5 and 2.5, the middle one is 2.
+    # Of three rows, one neighbour; radii 1, 1 and 2, the middle one is 1.
     deviation, quartiles = (42 / 27) ** 0.5, 1.5 / 1.349
     bent = np.arcsinh([-1 / quartiles, 0, 2 / quartiles])
-    spread = bent.std()
-    radii = [bent[1] - bent[0], bent[2] - bent[1]]
-    radii = [
-        (2 * radii[0] + radii[1]) / 2,
-        sum(radii) / 2,
-        (radii[0] + 2 * radii[1]) / 2,
-    ]
-    step = np.arcsinh(0.5 / quartiles)
-
-    def hand(distance, bent_distance):
-        first = 2 * np.log(distance + 0.02) - np.log(1.5)
-        first -= np.log(deviation) / 2 + np.log(quartiles) / 2
-        third = np.log(bent_distance + 0.01 * np.median(radii)) - np.log(radii[1]) / 2
-        return first + third - np.log(spread) / 2
-
+    lower, upper = np.diff(bent)
+    rest = -(np.log(deviation) + np.log(quartiles) + np.log(bent.std())) / 2
+    third = np.log(np.arcsinh(0.5 / quartiles) + 0.01 * lower) - np.log(lower) / 2
     np.testing.assert_allclose(
-        neighbours.energy(state, np.array([[1.5]])), hand(0.5, step), rtol=1e-6
+        neighbours.energy(state, np.array([[1.5]])),
+        2 * np.log(0.51) + third + rest,
+        rtol=1e-6,
     )
-    # The first row's nearest other is the second.
+    # The first row's nearest is the second, whose nearest without it is the third.
+    third = np.log(1.01 * lower) - np.log(upper) / 2
     np.testing.assert_allclose(
-        neighbours.energy(state, np.array([[0.0]])), hand(1, -bent[0]), rtol=1e-6
+        neighbours.energy(state, np.array([[0.0]])),
+        2 * np.log(1.01) - np.log(2) + third + rest,
+        rtol=1e-6,
     )
 
 
 @pytest.mark.parametrize("num_features", [1, 3, 20])
 def test_energies_are_those_of_a_search_in_double_precision(num_features):
     rng = np.random.default_rng(num_features)
-    table = rng.standard_t(3, size=(900, num_features)) * 10 ** rng.uniform(
+    table = rng.standard_t(3, size=(400, num_features)) * 10 ** rng.uniform(
         -3, 3, num_features
     )
-    train, x = table[:300], np.clip(table[300:], table[:300].min(0), table[:300].max(0))
+    train, x = table[:100], table[100:]
+    x = np.clip(x, train.min(0), train.max(0))
     state = neighbours.fit(train)
     found = neighbours.energy(state, x, new=True)
     np.testing.assert_allclose(found, by_maps(train, x), atol=1e-4)
     # Stored rows are scored without themselves.
-    expected = by_maps(train, train, same=True)
+    expected = by_maps(train)
     np.testing.assert_allclose(neighbours.energy(state, train), expected, atol=1e-4)
     assert (neighbours.energy(state, train, new=True) < expected).mean() > 0.95
 

@@ -1,4 +1,5 @@
 import gzip
+import json
 import pathlib
 import pickle
 import runpy
@@ -207,6 +208,41 @@ def test_names_of_columns_are_kept(tmp_path):
         assert one.feature_names_in_.tolist() == ["a", "b"]
         with pytest.raises(ValueError, match="feature names"):
             one.predict(frame[["b", "a"]])
+
+
+def test_another_fit_forgets_the_former(untrained):
+    one = EnergyDetector(random_state=0).fit(ROWS)
+    one.set_params(energy="meg", hidden=(8,), batch_size=8)
+    with pytest.raises(
+        ValueError, match="energy='meg' was set after the fit: fit again"
+    ):
+        one.score_samples(ROWS)
+    one.fit(ROWS)
+    assert not hasattr(one, "state_") and not hasattr(one, "energies_")
+    for name in ("partial_fit", "p_values"):
+        assert not hasattr(one, name)
+    np.testing.assert_allclose(one.explain(ROWS).sum(1), 1, rtol=1e-6)
+    one.set_params(hidden=(4, 4))
+    assert one.score_samples(ROWS).shape == (40,)
+
+
+def test_a_criterion_that_is_none_does_not_score(fitted):
+    one = pickle.loads(pickle.dumps(fitted)).set_params(criterion="loss")
+    with pytest.raises(ValueError, match="criterion='loss': choose one of 'energy'"):
+        one.score_samples(ROWS)
+
+
+def test_files_of_before_energies_could_be_chosen_are_megs(fitted, tmp_path):
+    path = tmp_path / "one.npz"
+    fitted.save(path)
+    arrays = atomic.checked(path)
+    header = json.loads(str(arrays["header"]))
+    for name in ("energy", "num_neighbors", "max_stored"):
+        del header["parameters"][name]
+    atomic.write(path, arrays | {"header": np.array(json.dumps(header))})
+    old = EnergyDetector.load(path)
+    np.testing.assert_array_equal(old.score_samples(ROWS), fitted.score_samples(ROWS))
+    assert old.get_params() == fitted.get_params()
 
 
 @pytest.mark.slow
