@@ -59,7 +59,7 @@ def fit(
     """
     low = rows.min(0) if low is None else low
     high = rows.max(0) if high is None else high
-    state = {"rows": rows} | _scales(rows, low, high)
+    state = {"rows": rows} | scales(rows, low, high)
     # Two are needed besides: the row itself, and one to spare where it is left out.
     state["num_neighbors"] = max(1, min(num_neighbors, len(rows) - 2))
     state["radius"], state["further"] = _radii(state)
@@ -108,7 +108,7 @@ def shares(state: State, x: np.ndarray) -> np.ndarray:
     neighbours; these are its parts, each map's with weight 1. What the guard adds goes
     to the columns that are furthest outside their ranges.
     """
-    stored = _mapped(state, state["rows"])
+    stored = mapped(state, state["rows"])
     return np.concatenate([_parts(state, stored, near) for near in _found(state, x)])
 
 
@@ -127,8 +127,8 @@ def _parts(state: State, stored: np.ndarray, near: _Near) -> np.ndarray:
         total += np.where(
             whole > 0, parts / np.maximum(whole, 1e-300), 1 / num_features
         )
-    excess = _excess(state, near.x)
-    worst = excess == excess.max(1, keepdims=True)
+    outside = excess(state, near.x)
+    worst = outside == outside.max(1, keepdims=True)
     lift = np.sum(_guarded(state, near.x), axis=0)[:, None]
     total += lift * worst / worst.sum(1, keepdims=True)
     return total / (num_maps + lift)
@@ -170,11 +170,11 @@ def _is_stored(state: State, near: _Near, new: bool) -> np.ndarray:
 
 def _guarded(state: State, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the guard adds [B]: a lift from half a range outside, and its increase."""
-    excess = _excess(state, x).max(1)
-    return state["guard"] * np.clip(2 * excess - 1, 0, 1), np.log1p(excess)
+    worst = excess(state, x).max(1)
+    return state["guard"] * np.clip(2 * worst - 1, 0, 1), np.log1p(worst)
 
 
-def _excess(state: State, x: np.ndarray) -> np.ndarray:
+def excess(state: State, x: np.ndarray) -> np.ndarray:
     """How far each value lies outside its column's range, in ranges: [N, F]."""
     x = _in_units(state, x)
     outside = np.maximum(x - state["high"], state["low"] - x)
@@ -202,8 +202,8 @@ def _guard(state: State) -> float:
     return max(float(np.sum(above - below)), 0.0) + 0.01
 
 
-def _scales(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> State:
-    """Units, ranges, centers and scales of columns.
+def scales(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> State:
+    """Units [F], ranges [F], centers [3, F] and scales [3, F] of columns of rows [n, F].
 
     Units are powers of two, so that nothing overflows and no bit is lost. A constant
     column's range is 1, or its value where that is less.
@@ -241,13 +241,13 @@ def _in_units(state: State, x: np.ndarray) -> np.ndarray:
         return np.clip(x / state["unit"], -1e300, 1e300)
 
 
-def _mapped(state: State, x: np.ndarray) -> np.ndarray:
+def mapped(state: State, x: np.ndarray) -> np.ndarray:
     """Rows x [N, F] in the three maps: float32 [3, N, F]."""
     return _maps(state, _in_units(state, x))
 
 
 def _maps(state: State, x: np.ndarray) -> np.ndarray:
-    """`_mapped` of rows that are in units of their columns."""
+    """`mapped` of rows that are in units of their columns."""
     (mean, median, bent_mean), (deviation, spread, bent_deviation) = (
         state["center"],
         state["scale"],
@@ -268,19 +268,19 @@ def _found(state: State, x: np.ndarray) -> Iterator[_Near]:
     num_rows, num_features = state["rows"].shape
     shape = _room(num_rows, 256, 4096), _room(num_features, 8, 256)
     num = min(2 * state["num_neighbors"] + 2, shape[0])
-    stored = [jnp.asarray(_padded(m, shape)) for m in _mapped(state, state["rows"])]
+    stored = [jnp.asarray(_padded(m, shape)) for m in mapped(state, state["rows"])]
     for first in range(0, len(x), _CHUNK):
         rows = x[first : first + _CHUNK]
-        mapped = _mapped(state, rows)
+        seen = mapped(state, rows)
         found = [
             _nearest(one, num_rows, _padded(m, (_CHUNK, shape[1])), num)
-            for one, m in zip(stored, mapped)
+            for one, m in zip(stored, seen)
         ]
         distances, indices = (
             np.stack([np.asarray(v)[: len(rows)] for v in values])
             for values in zip(*found)
         )
-        yield _Near(rows, mapped, distances.astype(np.float64), indices)
+        yield _Near(rows, seen, distances.astype(np.float64), indices)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -12,19 +12,23 @@ from scipy import special, stats
 
 from megjax import extras
 from megjax.energies import neighbours
-from megjax.estimators import base, meg_energy
+from megjax.estimators import base, contrast_energy, meg_energy
 
 with extras.needed("estimators"):
     from sklearn.base import BaseEstimator, OutlierMixin, clone
     from sklearn.utils import check_random_state, metaestimators, validation
 
-_NEIGHBOURS = ("num_neighbors", "max_stored")
-_MEG = (
-    *("criterion", "hidden", "generator_hidden", "latent_dim", "num_steps"),
-    *("batch_size", "num_energy_updates", "score_weight", "information_weight"),
-    *("learning_rate", "average_decay", "scaling"),
-)
-"""Parameters of one energy alone."""
+_NETWORK = ("hidden", "num_steps", "batch_size", "learning_rate")
+_READS = {
+    "neighbours": ("num_neighbors", "max_stored"),
+    "contrast": _NETWORK,
+    "meg": (
+        *(*_NETWORK, "criterion", "generator_hidden", "latent_dim", "average_decay"),
+        *("num_energy_updates", "score_weight", "information_weight", "scaling"),
+    ),
+}
+"""The parameters that not all energies read."""
+_FITTED = {"neighbours": "state_", "contrast": "contrast_", "meg": "params_"}
 
 
 def _of_neighbours(detector: "EnergyDetector") -> bool:
@@ -40,10 +44,11 @@ class EnergyDetector(OutlierMixin, base.Estimator):
 
     energy: "neighbours" has log distances to the nearest of the stored training rows,
         under three scalings of the columns; nothing is trained, and a row one range
-        outside the training rows in any column scores below all of these. "meg" trains
-        a network by MEG (Kumar et al. 2019); with many rows, as KDD99's, it scores by
-        a few thousand weights, but on small tables it ranks worse and may even rank
-        anomalies as normal.
+        outside the training rows in any column scores below all of these; so it does
+        under "contrast", a network that tells training rows from the same rows with
+        noise (Gutmann and Hyvärinen 2012). "meg" trains a network by MEG (Kumar et al.
+        2019), which may rank anomalies as normal on small tables. Networks rank worse
+        on tables of some thousand rows, but score by their weights alone.
     contamination: share of the training rows to call outliers, in (0, 0.5]; or "auto",
         which calls those outliers whose energy exceeds the third quartile by more than
         1.5 interquartile ranges (Tukey 1977).
@@ -51,20 +56,23 @@ class EnergyDetector(OutlierMixin, base.Estimator):
     max_stored: most rows to keep; of more, a random sample.
     random_state: int, numpy RandomState, or None for another result every time.
 
-    Of "meg" alone, which the others refuse:
+    Of the networks, which the neighbours refuse:
+
+    hidden: widths of the energy, and of MEG's statistics network.
+    num_steps: training iterations. batch_size: rows of an update.
+    learning_rate: of Adam, at the start; it decays to 0 along a cosine.
+
+    Of "meg" alone:
 
     criterion: "energy" scores by -E(x), "score_norm" by -|grad_x E(x)|, the paper's
         choice. Training raises E only at rows that the generator makes. Where
         anomalies lie beyond those, as in KDD99, they may have low energy, and the norm
         ranks them; on small tables the energy ranks better.
-    hidden: widths of the energy and of the statistics network.
     generator_hidden: widths of the generator. latent_dim: of its input.
-    num_steps: training iterations, each of one update of the generator and
-        `num_energy_updates` of the energy. batch_size: rows of an update.
+    num_energy_updates: of an iteration, beside one of the generator.
     score_weight: of |grad_x E|^2 at the training rows; more is smoother.
     information_weight: of the generator's entropy; more spreads the rows at which the
         energy is raised. The paper has 1.
-    learning_rate: of Adam, at the start; it decays to 0 along a cosine.
     average_decay: per iteration, of the averaged weights that score; in [0, 1).
     scaling: "minmax" moves and scales the columns of the training rows to [0, 1],
         "standard" to mean 0 and variance 1, None leaves them. Constant columns are
@@ -75,7 +83,7 @@ class EnergyDetector(OutlierMixin, base.Estimator):
     `feature_names_in_` where columns have names. Neighbours: `state_`, arrays of
     `megjax.energies.neighbours`; `energies_`, of the stored rows, each without itself;
     `n_samples_seen_`. MEG: `params_`, weights of the energy; `center_` and `scale_`
-    [F]. `save` and `load` need no pickle.
+    [F]. Contrast: `contrast_`, weights and scales. `save` and `load` need no pickle.
 
     >>> from megjax import EnergyDetector
     >>> import numpy as np
@@ -142,15 +150,7 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         self._forget()
         if self.energy == "neighbours":
             return self._seen(X)
-        self.center_, self.scale_ = meg_energy.moved_and_scaled(X, self.scaling)
-        rows = meg_energy.scaled(X, self.center_, self.scale_)
-        self.params_ = meg_energy.trained(
-            base.hyperparameters(meg_energy.Game, self),
-            rows,
-            seed=base.seed(check_random_state(self.random_state)),
-            batch_size=self.batch_size,
-            verbose=self.verbose,
-        )
+        (self._fit_meg if self.energy == "meg" else self._fit_contrast)(X)
         self.offset_ = self._offset(self._scores(X))
         return self
 
@@ -185,11 +185,13 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         """Each column's share in a row's energy: [N, F], at least 0, of sum 1.
 
         Of neighbours, its part in the distances and outside the training range; of
-        MEG, its part in |grad_x E|^2.
+        networks, its part in |grad_x E|^2.
         """
         X = self._rows(X)
         if self.energy == "neighbours":
             return neighbours.shares(self.state_, X)
+        if self.energy == "contrast":
+            return contrast_energy.shares(self.contrast_, X)
         rows = meg_energy.scaled(X, self.center_, self.scale_)
         return meg_energy.shares(self.params_, rows)
 
@@ -213,6 +215,25 @@ class EnergyDetector(OutlierMixin, base.Estimator):
             detector.energy = "meg"
         return detector
 
+    def _fit_meg(self, X: np.ndarray) -> None:
+        self.center_, self.scale_ = meg_energy.moved_and_scaled(X, self.scaling)
+        self.params_ = meg_energy.trained(
+            base.hyperparameters(meg_energy.Game, self),
+            meg_energy.scaled(X, self.center_, self.scale_),
+            seed=base.seed(check_random_state(self.random_state)),
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+        )
+
+    def _fit_contrast(self, X: np.ndarray) -> None:
+        self.contrast_ = contrast_energy.fit(
+            base.hyperparameters(contrast_energy.Contrast, self),
+            X,
+            seed=base.seed(check_random_state(self.random_state)),
+            batch_size=self.batch_size,
+            verbose=self.verbose,
+        )
+
     def _seen(self, X: np.ndarray) -> Self:
         """The detector after rows X [N, F] have joined those it has seen."""
         if hasattr(self, "state_"):
@@ -231,9 +252,8 @@ class EnergyDetector(OutlierMixin, base.Estimator):
 
     def _forget(self) -> None:
         """Removes what a former fit left, lest an energy score by another's."""
-        for name in ("state_", "energies_", "n_samples_seen_", "random_state_"):
-            vars(self).pop(name, None)
-        for name in ("params_", "center_", "scale_", "offset_"):
+        names = ("energies_", "n_samples_seen_", "random_state_", "center_", "scale_")
+        for name in (*_FITTED.values(), *names, "offset_"):
             vars(self).pop(name, None)
 
     def _offset(self, scores: np.ndarray) -> float:
@@ -246,7 +266,7 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         """X checked, of a detector that is fitted as its parameters say."""
         validation.check_is_fitted(self)
         _check(self)
-        if not hasattr(self, "state_" if self.energy == "neighbours" else "params_"):
+        if not hasattr(self, _FITTED[self.energy]):
             raise ValueError(f"energy={self.energy!r} was set after the fit: fit again")
         return self._table(X)
 
@@ -254,6 +274,8 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         """Scores of checked rows [N, F], float64 [N]."""
         if self.energy == "neighbours":
             return -neighbours.energy(self.state_, X)
+        if self.energy == "contrast":
+            return -contrast_energy.energy(self.contrast_, X)
         rows = meg_energy.scaled(X, self.center_, self.scale_)
         return meg_energy.scores(self.params_, rows, self.criterion)
 
@@ -414,45 +436,49 @@ class PyODEnergyDetector(BaseEstimator):
 def _check(detector: EnergyDetector) -> None:
     """ValueError naming the first unusable parameter, its value and what it may be."""
     values = detector.get_params()
-    base.check(values, energy=("neighbours", "meg"))
+    base.check(values, energy=tuple(_READS))
     _check_contamination(detector)
     _check_others(values)
-    if values["energy"] == "neighbours":
-        base.check(values, num_neighbors=1, max_stored=2)
-        return
-    for name in ("hidden", "generator_hidden"):
-        widths = values[name]
-        if not np.iterable(widths) or not len(widths):
-            raise ValueError(f"{name}={widths!r}: give widths such as (128, 128)")
-        for width in widths:
-            base.check({name: width}, **{name: 1})
-    base.check(
-        values,
-        criterion=("energy", "score_norm"),
-        scaling=("minmax", "standard", None),
-        latent_dim=1,
-        num_steps=1,
-        num_energy_updates=1,
+    rules = {
+        "criterion": ("energy", "score_norm"),
+        "scaling": ("minmax", "standard", None),
+        "latent_dim": 1,
+        "num_steps": 1,
+        "num_energy_updates": 1,
         # A batch of one has no independent pairs to tell from the joint ones.
-        batch_size=2,
-        score_weight="[0, inf)",
-        information_weight="[0, inf)",
-        learning_rate="(0, inf)",
-        average_decay="[0, 1)",
-    )
+        "batch_size": 2,
+        "score_weight": "[0, inf)",
+        "information_weight": "[0, inf)",
+        "learning_rate": "(0, inf)",
+        "average_decay": "[0, 1)",
+        "num_neighbors": 1,
+        "max_stored": 2,
+    }
+    for name in _READS[values["energy"]]:
+        if name in rules:
+            base.check(values, **{name: rules[name]})
+        else:
+            _check_widths(name, values[name])
+
+
+def _check_widths(name: str, widths) -> None:
+    if not np.iterable(widths) or not len(widths):
+        raise ValueError(f"{name}={widths!r}: give widths such as (128, 128)")
+    for width in widths:
+        base.check({name: width}, **{name: 1})
 
 
 def _check_others(values: dict) -> None:
     """ValueError where a parameter is given that the energy does not read."""
-    other, names = "meg", _MEG
-    if values["energy"] == other:
-        other, names = "neighbours", _NEIGHBOURS
-    defaults = inspect.signature(EnergyDetector).parameters
-    for name in names:
-        if not np.array_equal(values[name], defaults[name].default):
+    energy = values["energy"]
+    for name, parameter in inspect.signature(EnergyDetector).parameters.items():
+        others = [other for other, names in _READS.items() if name in names]
+        is_read = not others or energy in others
+        if not is_read and not np.array_equal(values[name], parameter.default):
+            others = " or ".join(f"energy={other!r}" for other in others)
             raise ValueError(
-                f"{name}={values[name]!r} is of energy={other!r}, not of "
-                f"{values['energy']!r}: give energy={other!r} as well, or leave it out"
+                f"{name}={values[name]!r} is of {others}, not of {energy!r}: give that "
+                "energy as well, or leave it out"
             )
 
 

@@ -104,7 +104,10 @@ def test_all_that_is_fitted_is_kept(fitted, tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"energy": "forest"}, "energy='forest': choose one of 'neighbours', 'meg'"),
+        (
+            {"energy": "forest"},
+            "energy='forest': choose one of 'neighbours', 'contrast'",
+        ),
         ({"num_neighbors": 0}, "num_neighbors=0: give a whole number from 1 up"),
         ({"max_stored": 2.5}, "max_stored=2.5: give a whole number from 2 up"),
         ({"contamination": "most"}, "contamination='most': give a number in"),
@@ -114,7 +117,7 @@ def test_all_that_is_fitted_is_kept(fitted, tmp_path):
             "num_steps=20 is of energy='meg', not of 'neighbours': give",
         ),
         ({"criterion": "score_norm"}, "criterion='score_norm' is of energy='meg'"),
-        ({"hidden": np.array([8])}, "is of energy='meg'"),
+        ({"hidden": np.array([8])}, "is of energy='contrast' or energy='meg'"),
         ({"energy": "meg", "num_neighbors": 3}, "num_neighbors=3 is of energy='neighb"),
     ],
 )
