@@ -164,6 +164,8 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         _check(self)
         first = not hasattr(self, "state_")
         X = self._table(X, reset=first)
+        if first:
+            self._forget()
         return self._seen(X)
 
     def score_samples(self, X) -> np.ndarray:
@@ -203,7 +205,8 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         uniform on rows from where the training rows are (Vovk et al. 2005; Barber et
         al. 2021 on leaving one out). Of energy="neighbours" alone.
         """
-        energies = neighbours.energy(self.state_, self._rows(X), new=True)
+        X = self._rows(X)
+        energies = neighbours.energy(self.state_, X, new=True)
         below = np.searchsorted(np.sort(self.energies_), energies)
         return (1 + len(self.energies_) - below) / (1 + len(self.energies_))
 

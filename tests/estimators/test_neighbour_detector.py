@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 from scipy import sparse, stats
-from sklearn import pipeline, preprocessing
+from sklearn import exceptions, pipeline, preprocessing
 from sklearn.base import clone
 
 from megjax import EnergyDetector, PyODEnergyDetector
@@ -82,6 +82,12 @@ def test_p_values_by_hand_and_of_normal_rows(fitted):
     np.testing.assert_allclose(found, expected)
 
 
+def test_what_is_not_fitted_says_so():
+    for name in ("score_samples", "p_values", "explain"):
+        with pytest.raises(exceptions.NotFittedError, match="is not fitted yet"):
+            getattr(EnergyDetector(), name)(ROWS)
+
+
 def test_explain_names_the_column(fitted):
     shares = fitted.explain(FAR)
     assert shares.shape == (1, 3) and shares.argmax() == 2
@@ -114,7 +120,11 @@ def test_all_that_is_fitted_is_kept(fitted, tmp_path):
         ({"contamination": 0.7}, "contamination=0.7: give a number in"),
         (
             {"num_steps": 20},
-            "num_steps=20 is of energy='meg', not of 'neighbours': give",
+            "num_steps=20 is of energy='contrast' or energy='meg', not of 'neighbours'",
+        ),
+        (
+            {"energy": "contrast", "latent_dim": 2},
+            "latent_dim=2 is of energy='meg', not",
         ),
         ({"criterion": "score_norm"}, "criterion='score_norm' is of energy='meg'"),
         ({"hidden": np.array([8])}, "is of energy='contrast' or energy='meg'"),
