@@ -1,4 +1,5 @@
 import gzip
+import json
 import pathlib
 import pickle
 import runpy
@@ -17,7 +18,7 @@ from sklearn.utils import estimator_checks
 import megjax
 from megjax.data import kdd99
 from megjax.data.dataset import Dataset
-from megjax.estimators import base, detector
+from megjax.estimators import base, meg_energy
 from megjax.estimators.detector import EnergyDetector, PyODEnergyDetector
 from megjax.io import atomic
 from megjax.training import loop
@@ -29,6 +30,7 @@ ROWS = np.random.RandomState(0).normal(size=(40, 2)) * [1, 50] + [0, 1000]
 
 def small(**changes):
     settings = {
+        "energy": "meg",
         "hidden": (8, 8),
         "generator_hidden": (8,),
         "latent_dim": 2,
@@ -37,6 +39,11 @@ def small(**changes):
         "random_state": 0,
     }
     return EnergyDetector(**settings | changes)
+
+
+def seen(detector, rows):
+    """Rows as the networks see them."""
+    return meg_energy.scaled(rows, detector.center_, detector.scale_)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,14 @@ def untrained(monkeypatch):
     monkeypatch.setattr(base, "trained", start)
 
 
+@estimator_checks.parametrize_with_checks([EnergyDetector()])
+def test_scikit_learn_conformance(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
 @estimator_checks.parametrize_with_checks([small()])
-def test_scikit_learn_conformance(estimator, check, untrained):
+def test_scikit_learn_conformance_of_meg(estimator, check, untrained):
     check(estimator)
 
 
@@ -110,9 +123,9 @@ def test_scores_agree_with_finite_differences(untrained):
 
 @pytest.mark.slow
 def test_training_is_the_learner_stepped_by_hand(fitted):
-    rows = fitted._scaled(ROWS)
-    game = base.hyperparameters(detector._Game, fitted)
-    learner, streams = detector._learner(game), loop.keys(7)
+    rows = seen(fitted, ROWS)
+    game = base.hyperparameters(meg_energy.Game, fitted)
+    learner, streams = meg_energy.learner(game), loop.keys(7)
     data = Dataset("rows", (2,), 40, None, lambda rows, i: rows[i])
     step = jax.jit(
         loop.iteration(learner, data, 8, streams, True),
@@ -121,7 +134,7 @@ def test_training_is_the_learner_stepped_by_hand(fitted):
     state = learner.init(streams.init, jnp.zeros((8, 2)))
     for i in range(4):
         state, _ = step(state, jnp.int32(i), rows)
-    found = fitted._trained(rows, 7)
+    found = meg_energy.trained(game, rows, seed=7, batch_size=8, verbose=False)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         found,
@@ -169,20 +182,20 @@ def test_lists_fit_as_arrays(fitted):
 
 def test_any_table_fits(untrained):
     constant = small().fit(np.c_[ROWS, np.full(40, 7.0)])
-    assert constant.scale_[2] == 1 and constant._scaled(np.full((1, 3), 9.0))[0, 2] == 2
+    assert constant.scale_[2] == 1 and seen(constant, np.full((1, 3), 9.0))[0, 2] == 2
     huge = np.array([[1e300, -1e300]])
     assert np.isfinite(small().fit(ROWS).score_samples(huge)).all()
     assert np.isfinite(small().fit([[1.0, 2]]).offset_)
 
 
 def test_scalings(untrained):
-    moved = small(scaling="minmax").fit(ROWS)._scaled(ROWS)
+    moved = seen(small(scaling="minmax").fit(ROWS), ROWS)
     assert moved.min(0).tolist() == [0, 0]
     np.testing.assert_allclose(moved.max(0), 1, rtol=1e-6)
-    moved = small(scaling="standard").fit(ROWS)._scaled(ROWS)
+    moved = seen(small(scaling="standard").fit(ROWS), ROWS)
     np.testing.assert_allclose(moved.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(moved.std(0), 1, rtol=1e-5)
-    unscaled = small(scaling=None).fit(ROWS)._scaled(ROWS)
+    unscaled = seen(small(scaling=None).fit(ROWS), ROWS)
     np.testing.assert_array_equal(unscaled, ROWS.astype(np.float32))
 
 
@@ -195,6 +208,41 @@ def test_names_of_columns_are_kept(tmp_path):
         assert one.feature_names_in_.tolist() == ["a", "b"]
         with pytest.raises(ValueError, match="feature names"):
             one.predict(frame[["b", "a"]])
+
+
+def test_another_fit_forgets_the_former(untrained):
+    one = EnergyDetector(random_state=0).fit(ROWS)
+    one.set_params(energy="meg", hidden=(8,), batch_size=8)
+    with pytest.raises(
+        ValueError, match="energy='meg' was set after the fit: fit again"
+    ):
+        one.score_samples(ROWS)
+    one.fit(ROWS)
+    assert not hasattr(one, "state_") and not hasattr(one, "energies_")
+    for name in ("partial_fit", "p_values"):
+        assert not hasattr(one, name)
+    np.testing.assert_allclose(one.explain(ROWS).sum(1), 1, rtol=1e-6)
+    one.set_params(hidden=(4, 4))
+    assert one.score_samples(ROWS).shape == (40,)
+
+
+def test_a_criterion_that_is_none_does_not_score(fitted):
+    one = pickle.loads(pickle.dumps(fitted)).set_params(criterion="loss")
+    with pytest.raises(ValueError, match="criterion='loss': choose one of 'energy'"):
+        one.score_samples(ROWS)
+
+
+def test_files_of_before_energies_could_be_chosen_are_megs(fitted, tmp_path):
+    path = tmp_path / "one.npz"
+    fitted.save(path)
+    arrays = atomic.checked(path)
+    header = json.loads(str(arrays["header"]))
+    for name in ("energy", "num_neighbors", "max_stored"):
+        del header["parameters"][name]
+    atomic.write(path, arrays | {"header": np.array(json.dumps(header))})
+    old = EnergyDetector.load(path)
+    np.testing.assert_array_equal(old.score_samples(ROWS), fitted.score_samples(ROWS))
+    assert old.get_params() == fitted.get_params()
 
 
 @pytest.mark.slow
@@ -213,7 +261,7 @@ def test_far_rows_are_found():
         ({"criterion": "loss"}, "criterion='loss': choose one of 'energy'"),
         ({"scaling": "none"}, "scaling='none': choose one of 'minmax', 'standard'"),
         ({"contamination": 0.6}, r"contamination=0.6: give a number in \(0, 0.5\]"),
-        ({"contamination": "auto"}, "contamination='auto': give a number"),
+        ({"contamination": "no"}, "contamination='no': give a number"),
         ({"hidden": 64}, "hidden=64: give widths such as"),
         ({"hidden": ()}, r"hidden=\(\): give widths such as"),
         (
@@ -233,7 +281,7 @@ def test_unusable_parameters_are_refused(changes, words):
 
 
 def test_divergence_is_an_error_with_a_remedy(monkeypatch):
-    monkeypatch.setattr(detector, "_LARGEST", 1e30)
+    monkeypatch.setattr(meg_energy, "_LARGEST", 1e30)
     with pytest.raises(FloatingPointError, match="lower learning_rate, .* or scale"):
         small(scaling=None).fit(ROWS * 1e28)
 

@@ -1,0 +1,258 @@
+import pickle
+
+import numpy as np
+import pytest
+from scipy import sparse, stats
+from sklearn import exceptions, pipeline, preprocessing
+from sklearn.base import clone
+
+from megjax import EnergyDetector, PyODEnergyDetector
+from megjax.energies import neighbours
+from megjax.estimators import detector
+
+ROWS = np.random.default_rng(0).normal(size=(100, 3)) * [1, 50, 0.1] + [0, 1000, 0]
+FAR = ROWS[:1] + [[0, 0, 30.0]]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return EnergyDetector(random_state=0).fit(ROWS)
+
+
+def test_scores_and_offset_are_of_leave_one_out_energies(fitted):
+    energies = neighbours.energy(neighbours.fit(ROWS), ROWS)
+    np.testing.assert_array_equal(fitted.score_samples(ROWS), -energies)
+    np.testing.assert_array_equal(fitted.energies_, energies)
+    assert fitted.offset_ == np.percentile(-energies, 10)
+    assert (fitted.predict(ROWS) == -1).sum() == 10
+    assert fitted.predict(FAR) == [-1]
+
+
+def test_contamination_auto_is_tukeys_fence(fitted):
+    one = clone(fitted).set_params(contamination="auto").fit(ROWS)
+    quarter, three = np.percentile(one.energies_, (25, 75))
+    assert one.offset_ == pytest.approx(-(three + 1.5 * (three - quarter)))
+    # Of Gaussians a few in a hundred lie beyond; of contaminated tables the anomalies.
+    assert (one.predict(ROWS) == -1).sum() < 10
+    far = np.random.default_rng(1).normal(size=(10, 3)) * [30, 900, 3] + [0, 1000, 0]
+    both = np.concatenate([ROWS, far])
+    assert (one.fit(both).predict(far) == -1).mean() > 0.8
+
+
+@pytest.mark.parametrize("max_stored", [5000, 30])
+def test_partial_fits_end_as_one_fit(max_stored):
+    whole = EnergyDetector(max_stored=max_stored, random_state=3).fit(ROWS)
+    parts = EnergyDetector(max_stored=max_stored, random_state=3)
+    for rows in (ROWS[:1], ROWS[1:20], ROWS[20:45], ROWS[45:]):
+        parts.partial_fit(rows)
+    assert parts.n_samples_seen_ == 100
+    assert len(parts.state_["rows"]) == min(max_stored, 100)
+    np.testing.assert_array_equal(parts.score_samples(FAR), whole.score_samples(FAR))
+    assert parts.offset_ == whole.offset_
+
+
+def test_stored_rows_are_a_uniform_sample():
+    rows, counts = np.arange(20.0)[:, None], np.zeros(20)
+    for seed in range(400):
+        random_state = np.random.RandomState(seed)
+        first = detector._sampled(rows[:0], rows[:7], 0, 5, random_state)
+        stored = detector._sampled(first, rows[7:], 7, 5, random_state)
+        assert len(np.unique(stored)) == 5
+        counts[stored[:, 0].astype(int)] += 1
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_rows_outside_all_that_were_seen_are_worst_though_few_are_stored():
+    one = EnergyDetector(max_stored=10, random_state=0).fit(ROWS)
+    width = np.ptp(ROWS, axis=0)
+    outside = np.concatenate(
+        [ROWS.max(0) + np.diag(width), ROWS.min(0) - np.diag(width)]
+    )
+    assert one.score_samples(outside).max() < one.score_samples(ROWS).min()
+
+
+def test_p_values_by_hand_and_of_normal_rows(fitted):
+    assert fitted.p_values(FAR)[0] == 1 / 101
+    new = np.random.default_rng(5).normal(size=(1400, 3)) * [1, 50, 0.1] + [0, 1000, 0]
+    one = EnergyDetector(random_state=0).fit(new[:1200])
+    found = one.p_values(new[1200:])
+    assert stats.kstest(found, "uniform").pvalue > 0.05
+    energies = neighbours.energy(one.state_, new[1200:], new=True)
+    expected = [(1 + np.sum(one.energies_ >= e)) / 1201 for e in energies]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_what_is_not_fitted_says_so():
+    for name in ("score_samples", "p_values", "explain"):
+        with pytest.raises(exceptions.NotFittedError, match="is not fitted yet"):
+            getattr(EnergyDetector(), name)(ROWS)
+
+
+def test_explain_names_the_column(fitted):
+    shares = fitted.explain(FAR)
+    assert shares.shape == (1, 3) and shares.argmax() == 2
+    np.testing.assert_allclose(shares.sum(1), 1)
+
+
+def test_all_that_is_fitted_is_kept(fitted, tmp_path):
+    fitted.save(tmp_path / "one.npz")
+    loaded = EnergyDetector.load(tmp_path / "one.npz")
+    for one in (loaded, pickle.loads(pickle.dumps(fitted))):
+        for name in ("score_samples", "p_values", "explain", "predict"):
+            np.testing.assert_array_equal(
+                getattr(one, name)(ROWS), getattr(fitted, name)(ROWS)
+            )
+        one.partial_fit(FAR)
+        assert one.n_samples_seen_ == 101
+    assert fitted.n_samples_seen_ == 100
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            {"energy": "forest"},
+            "energy='forest': choose one of 'neighbours', 'contrast'",
+        ),
+        ({"num_neighbors": 0}, "num_neighbors=0: give a whole number from 1 up"),
+        ({"max_stored": 2.5}, "max_stored=2.5: give a whole number from 2 up"),
+        ({"contamination": "most"}, "contamination='most': give a number in"),
+        ({"contamination": 0.7}, "contamination=0.7: give a number in"),
+        (
+            {"num_steps": 20},
+            "num_steps=20 is of energy='contrast' or energy='meg', not of 'neighbours'",
+        ),
+        (
+            {"energy": "contrast", "latent_dim": 2},
+            "latent_dim=2 is of energy='meg', not",
+        ),
+        ({"criterion": "score_norm"}, "criterion='score_norm' is of energy='meg'"),
+        ({"hidden": np.array([8])}, "is of energy='contrast' or energy='meg'"),
+        ({"energy": "meg", "num_neighbors": 3}, "num_neighbors=3 is of energy='neighb"),
+    ],
+)
+def test_unusable_parameters_are_refused(changes, words, fitted):
+    with pytest.raises(ValueError, match=words):
+        EnergyDetector(**changes).fit(ROWS)
+    # And where they were set after the fit.
+    one = pickle.loads(pickle.dumps(fitted)).set_params(**changes)
+    with pytest.raises(ValueError, match=words):
+        one.score_samples(ROWS)
+
+
+def changed(value):
+    rows = ROWS.astype(object if isinstance(value, str) else float)
+    rows[3, 1] = value
+    return rows
+
+
+BAD = [
+    (changed(np.nan), "Input X contains NaN: leave those rows out, or fill them"),
+    (changed(np.inf), "Input X contains infinity or a value too large.*: leave those"),
+    (changed("red"), "could not convert string to float: 'red': give numbers; encode"),
+    (np.ma.masked_greater(ROWS, 1100), "X has [0-9]+ masked values: fill them"),
+    (sparse.csr_array(ROWS), "Sparse data was passed.*dense data is required"),
+    (ROWS[:, :2], "X has 2 features, but EnergyDetector is expecting 3 features"),
+    (ROWS[0], "Expected 2D array, got 1D array instead"),
+    (ROWS[:0], "Found array with 0 sample"),
+    (ROWS + 1j, "Complex data not supported"),
+]
+
+
+@pytest.mark.parametrize("rows, words", BAD, ids=[words[:20] for _, words in BAD])
+@pytest.mark.parametrize(
+    "name", ["fit", "partial_fit", "score_samples", "predict", "explain", "p_values"]
+)
+def test_unusable_tables_are_refused_in_a_line(name, rows, words, fitted):
+    if name == "fit" and rows.shape == (100, 2):
+        pytest.skip("a new fit")
+    one = pickle.loads(pickle.dumps(fitted))
+    with pytest.raises((TypeError, ValueError), match=words) as error:
+        getattr(one, name)(rows)
+    assert "\n" not in str(error.value)
+    np.testing.assert_array_equal(one.score_samples(FAR), fitted.score_samples(FAR))
+
+
+def test_a_mask_that_hides_nothing_is_no_mask(fitted):
+    rows = np.ma.masked_array(ROWS, mask=False)
+    np.testing.assert_array_equal(
+        fitted.score_samples(rows), fitted.score_samples(ROWS)
+    )
+
+
+def test_integers_booleans_and_frames():
+    pandas = pytest.importorskip("pandas")
+    table = np.random.default_rng(0).integers(5, size=(50, 2))
+    expected = EnergyDetector().fit(table.astype(float)).score_samples(table)
+    for rows in (
+        table,
+        table.astype(np.uint8),
+        table.tolist(),
+        table.astype(np.float32),
+    ):
+        found = EnergyDetector().fit(rows).score_samples(rows)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    EnergyDetector().fit(table > 2).predict(table > 2)
+    frame = pandas.DataFrame(table, columns=["age", "size"])
+    one = EnergyDetector().fit(frame)
+    assert one.feature_names_in_.tolist() == ["age", "size"]
+    with pytest.raises(ValueError, match="feature names"):
+        one.predict(frame[["size", "age"]])
+    adapter = PyODEnergyDetector().fit(frame)
+    assert adapter.feature_names_in_.tolist() == ["age", "size"]
+
+
+def test_pyod_confidence_by_hand(fitted):
+    one = PyODEnergyDetector(EnergyDetector(), contamination=0.1).fit(ROWS)
+    labels, confidence = one.predict(ROWS, return_confidence=True)
+    np.testing.assert_array_equal(labels, one.labels_)
+    np.testing.assert_array_equal(confidence, one.predict_confidence(ROWS))
+    # 90 rows of 100 are normal: with p the posterior of a score's rank, the label is
+    # that of an anomaly where more than 90 of 100 rows fall below.
+    for i in (0, int(labels.argmax())):
+        rank = (1 + np.sum(one.decision_scores_ <= one.decision_scores_[i])) / 102
+        binomial = stats.binom.pmf(np.arange(91, 101), 100, rank).sum()
+        expected = binomial if labels[i] else 1 - binomial
+        assert confidence[i] == pytest.approx(expected)
+    probabilities, again = one.predict_proba(ROWS, return_confidence=True)
+    np.testing.assert_array_equal(probabilities, one.predict_proba(ROWS))
+    np.testing.assert_array_equal(again, confidence)
+
+
+def test_pyod_within_scikit_learn(tmp_path):
+    one = PyODEnergyDetector(contamination=0.2)
+    assert not hasattr(one, "n_features_in_")
+    line = pipeline.make_pipeline(preprocessing.StandardScaler(), clone(one)).fit(ROWS)
+    assert line.predict(ROWS).sum() == 20 and line[-1].n_features_in_ == 3
+    assert line.predict_proba(FAR)[0, 1] == 1
+    again = pickle.loads(pickle.dumps(line))
+    np.testing.assert_array_equal(
+        again.decision_function(FAR), line.decision_function(FAR)
+    )
+    assert not hasattr(line[-1], "feature_names_in_")
+
+
+def test_pyod_takes_auto_and_refuses_what_is_not(fitted):
+    one = PyODEnergyDetector(contamination="auto").fit(ROWS)
+    assert one.labels_.sum() < 10 and one.contamination == "auto"
+    one.set_params(contamination=3)
+    for call in (one.predict, one.fit, one.predict_proba, one.predict_confidence):
+        with pytest.raises(ValueError, match="contamination=3: give a number"):
+            call(ROWS)
+    with pytest.raises(ValueError, match="Invalid parameter 'colour'"):
+        one.set_params(colour=1)
+
+
+def test_constant_and_huge_columns_and_few_rows():
+    rows = np.c_[ROWS, np.full(100, 14.62), 1e200 * ROWS[:, 0], np.full(100, 1e39)]
+    one = EnergyDetector().fit(rows)
+    x = rows[:1].repeat(3, axis=0)
+    x[1, 3], x[2, 5] = 15.7, 2e39
+    scores = one.score_samples(x)
+    assert scores[1:].max() < one.score_samples(rows).min()
+    assert EnergyDetector().fit([[14.62, 1]]).predict(
+        [[14.62, 1], [0, 1]]
+    ).tolist() == [
+        1,
+        -1,
+    ]
