@@ -1,0 +1,255 @@
+"""Densities of vectors that are known, constant included, and can be drawn from.
+
+What noise contrast is held against, and where annealing and importance sampling start.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from megjax import checks
+from megjax.types import Array, Key, PyTree
+
+ROWS_PER_BLOCK = 2048
+"""Of x whose distances from a kernel density's points are held at once."""
+
+
+class Density(NamedTuple):
+    """A normalised density of vectors: pure functions of parameters, which are data.
+
+    fit: x [N, D] -> params, any pytree; its form depends on D alone, not on N.
+    sample: (params, key, num) -> x [num, D]
+    log_prob: (params, x [B, D]) -> [B], in nats
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from megjax.densities import reference
+    >>> density = reference.gaussian()
+    >>> params = density.fit(jax.random.normal(jax.random.key(0), (1000, 3)))
+    >>> x = density.sample(params, jax.random.key(1), 5)
+    >>> density.log_prob(params, x).shape
+    (5,)
+    """
+
+    fit: Callable[[Array], PyTree]
+    sample: Callable[[PyTree, Key, int], Array]
+    log_prob: Callable[[PyTree, Array], Array]
+
+
+class Moments(NamedTuple):
+    """mean: [D]. factor: L of the covariance L L^T, lower triangular [D, D]."""
+
+    mean: Array
+    factor: Array
+
+
+class Bounds(NamedTuple):
+    """Ends of an interval in every coordinate, [D] each."""
+
+    low: Array
+    high: Array
+
+
+class Kernels(NamedTuple):
+    """Centres of Gaussian kernels [M, D], and L of their common form [D, D]."""
+
+    points: Array
+    factor: Array
+
+
+def moments(x: Array, jitter: float = 1e-6) -> Moments:
+    """Mean and covariance of rows x [N, D], the correlations shrunk to have an inverse.
+
+    As Ledoit and Wolf 2004 shrink a covariance. jitter: added to the correlations'
+    diagonal, for sets that lie in a plane. Constant columns get variance 1.
+    """
+    num, dim = x.shape
+    mean, std = jnp.mean(x, axis=0), jnp.std(x, axis=0)
+    std = jnp.where(std > 0, std, 1)
+    scaled = (x - mean) / std
+    correlation = scaled.T @ scaled / num
+    identity = jnp.eye(dim, dtype=x.dtype)
+    distance = jnp.sum((correlation - identity) ** 2)
+    fourth = jnp.mean(jnp.sum(scaled**2, axis=1) ** 2)
+    error = jnp.maximum(fourth - jnp.sum(correlation**2), 0) / num
+    weight = jnp.minimum(error / jnp.where(distance > 0, distance, 1), 1)
+    correlation = (1 - weight) * correlation + (weight + jitter) * identity
+    return Moments(mean, std[:, None] * jnp.linalg.cholesky(correlation))
+
+
+def gaussian(spread: float = 1.0) -> Density:
+    """N(mean, spread^2 covariance) of the data, `moments`. spread: at least 0.
+
+    Raises ValueError where the spread is not above 0.
+    """
+    checks.positive("spread", spread)
+
+    def fit(x):
+        mean, factor = moments(x)
+        return Moments(mean, spread * factor)
+
+    def sample(params, key, num):
+        noise = jax.random.normal(key, (num, len(params.mean)), params.mean.dtype)
+        return params.mean + noise @ params.factor.T
+
+    def log_prob(params, x):
+        scaled = whitened(params, x)
+        return standard_log_prob(scaled) - log_determinant(params.factor)
+
+    return Density(fit, sample, log_prob)
+
+
+def box(margin: float = 0.25) -> Density:
+    """Uniform on the data's range, longer at both ends by a part of itself.
+
+    margin: that part. Raises ValueError where it is negative.
+    """
+    checks.at_least("margin", margin, 0)
+
+    def fit(x):
+        low, high = jnp.min(x, axis=0), jnp.max(x, axis=0)
+        room = jnp.where(high > low, margin * (high - low), 1.0)
+        return Bounds(low - room, high + room)
+
+    def sample(params, key, num):
+        low, high = params
+        uniform = jax.random.uniform(key, (num, len(low)), low.dtype)
+        return low + (high - low) * uniform
+
+    def log_prob(params, x):
+        low, high = params
+        inside = jnp.all((x >= low) & (x <= high), axis=-1)
+        return jnp.where(inside, -jnp.sum(jnp.log(high - low)), -jnp.inf)
+
+    return Density(fit, sample, log_prob)
+
+
+def kernel_density(
+    widths: Sequence[float], *, num_points: int = 500, whitened: bool = False
+) -> Density:
+    """Gaussian kernels of several widths around rows of the data, in equal shares.
+
+    widths: standard deviations; whitened: as parts of the data's own covariance, so
+    that kernels have its form. num_points: the first rows, again from the first where
+    there are fewer. Fitted to draws of a generator it is that generator's density,
+    smoothed. Raises ValueError at widths that are not above 0, and without a point.
+    """
+    if not widths:
+        raise ValueError("widths is empty: give at least one standard deviation")
+    for width in widths:
+        checks.positive("widths", width)
+    checks.at_least("num_points", num_points, 1)
+    widths = np.asarray(widths, np.float32)
+
+    def fit(x):
+        identity = jnp.eye(x.shape[1], dtype=x.dtype)
+        factor = moments(x).factor if whitened else identity
+        return Kernels(jnp.resize(x, (num_points, x.shape[1])), factor)
+
+    def sample(params, key, num):
+        keys = jax.random.split(key, 3)
+        rows = jax.random.randint(keys[0], (num,), 0, num_points)
+        chosen = jax.random.randint(keys[1], (num,), 0, len(widths))
+        shape = (num, params.points.shape[1])
+        noise = jax.random.normal(keys[2], shape, params.points.dtype)
+        spread = jnp.asarray(widths, noise.dtype)[chosen, None] * noise
+        return params.points[rows] + spread @ params.factor.T
+
+    def log_prob(params, x):
+        return _blockwise(partial(_kernel_log_prob, widths, params), x)
+
+    return Density(fit, sample, log_prob)
+
+
+def mixture(densities: Sequence[Density], weights: Sequence[float]) -> Density:
+    """Each row of one of the densities, chosen with these probabilities.
+
+    Raises ValueError where there are not as many weights, or they are not positive with
+    sum 1.
+    """
+    weights = np.asarray(weights, np.float64)
+    usable = len(weights) == len(densities) > 0 and np.all(weights > 0)
+    if not usable or abs(weights.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"weights={weights.tolist()} of {len(densities)} densities: give each a "
+            "positive one, with sum 1"
+        )
+    log_weights = np.log(weights)
+
+    def fit(x):
+        return tuple(density.fit(x) for density in densities)
+
+    def sample(params, key, num):
+        key_choice, *keys = jax.random.split(key, len(densities) + 1)
+        draws = jnp.stack(
+            [
+                density.sample(own, key_own, num)
+                for density, own, key_own in zip(densities, params, keys)
+            ]
+        )
+        chosen = jax.random.categorical(
+            key_choice, jnp.asarray(log_weights), shape=(num,)
+        )
+        return draws[chosen, jnp.arange(num)]
+
+    def log_prob(params, x):
+        terms = [
+            density.log_prob(own, x) + log_weight
+            for density, own, log_weight in zip(densities, params, log_weights)
+        ]
+        return jax.nn.logsumexp(jnp.stack(terms), axis=0)
+
+    return Density(fit, sample, log_prob)
+
+
+def whitened(params: Moments, x: Array) -> Array:
+    """u = L^-1 (x - mean), rows [..., D]."""
+    away = jnp.moveaxis(x - params.mean, -1, 0)
+    flat = away.reshape(len(away), -1)
+    solved = jax.scipy.linalg.solve_triangular(params.factor, flat, lower=True)
+    return jnp.moveaxis(solved.reshape(away.shape), 0, -1)
+
+
+def log_determinant(factor: Array) -> Array:
+    """log |L| of a triangular factor [D, D]: []."""
+    return jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+
+def standard_log_prob(u: Array) -> Array:
+    """log N(u; 0, I), [..., D] -> [...]."""
+    return -0.5 * (jnp.sum(u**2, axis=-1) + u.shape[-1] * math.log(2 * math.pi))
+
+
+def _kernel_log_prob(widths, params, x):
+    """Of one block of rows [B, D]."""
+    num_points, dim = params.points.shape
+    origin = Moments(jnp.mean(params.points, axis=0), params.factor)
+    u, centres = whitened(origin, x), whitened(origin, params.points)
+    # Differences where they are few, for their digits; else one product of matrices.
+    if dim <= 8:
+        squares = sum((u[:, i, None] - centres[None, :, i]) ** 2 for i in range(dim))
+    else:
+        products = jnp.matmul(u, centres.T, precision=jax.lax.Precision.HIGHEST)
+        squares = jnp.sum(u**2, 1)[:, None] + jnp.sum(centres**2, 1) - 2 * products
+        squares = jnp.maximum(squares, 0)
+    terms = [
+        jax.nn.logsumexp(-squares / (2 * w**2), axis=1) - dim * np.log(w)
+        for w in widths.astype(float)
+    ]
+    constant = math.log(num_points * len(widths)) + dim / 2 * math.log(2 * math.pi)
+    total = jax.nn.logsumexp(jnp.stack(terms), axis=0)
+    return total - constant - log_determinant(params.factor)
+
+
+def _blockwise(function: Callable[[Array], Array], x: Array) -> Array:
+    """function [B, D] -> [B], in blocks where B is large."""
+    if len(x) <= ROWS_PER_BLOCK:
+        return function(x)
+    padding = -len(x) % ROWS_PER_BLOCK
+    blocks = jnp.pad(x, ((0, padding), (0, 0))).reshape(-1, ROWS_PER_BLOCK, x.shape[1])
+    return jax.lax.map(function, blocks).ravel()[: len(x)]
