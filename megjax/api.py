@@ -279,10 +279,11 @@ def fit(
 
     x: vectors [N, D] of numbers, which are taken as they are (scale them first), or
     images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
-    is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp" or "deep_directed". num_steps:
-    iterations. workdir: keeps checkpoints and metrics there, and resumes; None keeps
-    nothing on disk. spec: hyperparameters of the learner (`score_weight`,
-    `learning_rate`, ...), or `batch_size` and `width`.
+    is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
+    vectors, by noise contrast, which has `log_prob`. num_steps: iterations. workdir:
+    keeps checkpoints and metrics there, and resumes; None keeps nothing on disk. spec:
+    hyperparameters of the learner (`score_weight`, `learning_rate`, ...), or
+    `batch_size` and `width`.
 
     Raises ValueError at arrays and fields that cannot be, FloatingPointError where
     training diverges.
@@ -290,6 +291,8 @@ def fit(
     >>> import jax, megjax
     >>> x = jax.random.normal(jax.random.key(0), (256, 2))
     >>> megjax.fit(x, num_steps=2, score_weight=0.01).energy(x[:3]).shape
+    (3,)
+    >>> megjax.fit(x, learner="density", num_steps=2).log_prob(x[:3]).shape
     (3,)
     """
     data = files.examples(np.asarray(x), "x", "array")
@@ -312,6 +315,7 @@ def fit(
         place[field] = value
     recipe = experiment.recipe_of(config)
     with experiment.one_line_errors():
+        data = arrays.prepared(config, learner, data)
         made = recipe.learner(config, data.shape, data=data)
     built = experiment.Experiment(data, made, {})
     if workdir is not None:

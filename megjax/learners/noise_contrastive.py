@@ -25,7 +25,7 @@ from megjax.types import Array, Key, Metrics, PyTree
 
 OBJECTIVES = ("noise_contrast", "maximum_likelihood")
 LARGEST = 1e30
-"""In place of infinity before the first check, which would count as divergence."""
+"""A loss before the first check; states that are not finite count as divergence."""
 
 MAX_FIT = 20_000
 """Rows of data that the noise and the whitening are fitted to, at most."""
@@ -87,8 +87,8 @@ class State:
 
     energy: its params are `Weights`. average: None, or averaged weights. whitening:
     mean and factor. noise: parameters of the noise. validation: None, or u [V, D].
-    best: None, or what it chose. log_z: as estimated when training ended; before that
-    NaN []. count: steps so far [].
+    best: None, or what it chose. log_z: as it was found when training ended [], and
+    `finished`, whether it did. count: steps so far [].
     """
 
     energy: Player
@@ -98,6 +98,7 @@ class State:
     validation: Any
     best: Any
     log_z: Array
+    finished: Array
     count: Array
 
 
@@ -162,7 +163,7 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
         held_out = rows if data is None else _validation_rows(data)
         held_out = jnp.resize(held_out, (spec.num_validation, dim))
         validation = reference.whitened(whitening, held_out)
-        best = Best(weights, jnp.asarray(jnp.inf, u.dtype))
+        best = Best(weights, jnp.asarray(LARGEST, u.dtype))
     return State(
         energy=Player(weights, {}, spec.optimizer.init(weights)),
         average=weights if spec.average_decay else None,
@@ -170,7 +171,8 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
         noise=spec.noise.fit(u),
         validation=validation,
         best=best,
-        log_z=jnp.asarray(jnp.nan, u.dtype),
+        log_z=jnp.zeros([], u.dtype),
+        finished=jnp.zeros([], bool),
         count=jnp.zeros([], jnp.int32),
     )
 
@@ -206,7 +208,9 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     )
     count = state.count + 1
     state = state.replace(
-        energy=updated(state.energy, gradient, spec.optimizer), count=count
+        energy=updated(state.energy, gradient, spec.optimizer),
+        count=count,
+        finished=jnp.zeros_like(state.finished),
     )
     if spec.average_decay:
         # As short as the run is, so that first weights are soon forgotten.
@@ -221,7 +225,7 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
             due, lambda: _better(spec, key_check, state), lambda: state.best
         )
         state = state.replace(best=best)
-        found |= {"validation_loss": jnp.minimum(best.loss, LARGEST)}
+        found |= {"validation_loss": best.loss}
     return state, found | {"gradient_norm": norm(gradient)}
 
 
@@ -312,7 +316,7 @@ def weights(state: State) -> Weights:
     if state.best is None:
         return _present(state)
     # Before the first check there is no choice.
-    checked = jnp.isfinite(state.best.loss)
+    checked = state.best.loss < LARGEST
     pair = state.best.weights, _present(state)
     return jax.tree.map(lambda a, b: jnp.where(checked, a, b), *pair)
 
@@ -333,7 +337,7 @@ def log_partition(spec: Spec, state: State) -> Array:
     """log Z [], as estimated when training ended, or as learned where it was not."""
     del spec
     learned = weights(state).log_z
-    return jnp.where(jnp.isnan(state.log_z), learned, state.log_z)
+    return jnp.where(state.finished, state.log_z, learned)
 
 
 def noise_of(spec: Spec, state: State) -> partition.Base:
@@ -377,17 +381,18 @@ def finish(spec: Spec, key: Key, state: State, data: Dataset) -> tuple[State, Me
     del data
     draw = jax.jit(partial(_log_weights, spec), static_argnums=2)
     found = partition.estimate(0.0, np.asarray(draw(key, state, spec.num_importance)))
-    log_z = learned = float(weights(state).log_z)
+    log_z = learned = float(jax.jit(weights)(state).log_z)
     share = found.effective_sample_size / spec.num_importance
     if share >= partition.MIN_SHARE and not found.low <= learned <= found.high:
         log_z = found.log_z
     metrics = {
         "partition/log_z": log_z,
         "partition/learned_log_z": learned,
-        "partition/log_z_by_importance": found.log_z,
+        "partition/log_z_by_importance": float(found.log_z),
         "partition/effective_share": share,
     }
-    return state.replace(log_z=jnp.full_like(state.log_z, log_z)), metrics
+    found = jnp.full_like(state.log_z, log_z), jnp.ones_like(state.finished)
+    return state.replace(log_z=found[0], finished=found[1]), metrics
 
 
 def _log_weights(spec, key, state, num):

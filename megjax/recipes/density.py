@@ -260,8 +260,9 @@ def table_protocols(config, data, learner):
     for field in ("num_chains", "num_steps"):
         base.at_least(f"evaluation.{field}", group[field], 1)
     method = held_out.by_annealing(
-        learner,
+        learner.energy,
         functools.partial(noise_contrastive.noise_of, own),
+        learner.sample,
         num_chains=group.num_chains,
         num_steps=group.num_steps,
     )

@@ -49,7 +49,7 @@ def test_nats_of_a_gaussian_by_every_method(name):
         ),
         "importance": lambda: held_out.by_importance(learner(), base, num=5000),
         "annealing": lambda: held_out.by_annealing(
-            learner(), base, num_chains=64, num_steps=40
+            learner().energy, base, learner().sample, num_chains=64, num_steps=40
         ),
     }[name]()
     found = measured(method, truth=reference.standard_log_prob)

@@ -150,6 +150,8 @@ def begun(spec, data=None, num=64):
 def test_an_untrained_energy_is_the_gaussian_of_the_data():
     """With log Z known, in units of x; samples and the estimate of log Z follow."""
     learner, state, x = begun(confined())
+    # The loop would take others for divergence, and save none.
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     covariance = np.asarray(state.whitening.factor @ state.whitening.factor.T)
     expected = stats.multivariate_normal(state.whitening.mean, covariance).logpdf(x)
     found = -learner.energy(state, x) - learner.log_partition(state)
@@ -188,7 +190,7 @@ def test_averages_and_what_validation_chooses():
     states = [state]
     for i in range(4):
         states.append(step(jax.random.key(i), states[-1], x[None])[0])
-    assert np.isinf(states[1].best.loss) and np.isfinite(states[2].best.loss)
+    assert states[1].best.loss == nc.LARGEST > 1e9 * states[2].best.loss
     same = jax.tree.map(np.array_equal, nc.weights(states[2]), states[2].average)
     assert all(jax.tree.leaves(same))
     # Weights that are worse are not taken, however long they stay.
