@@ -3,7 +3,7 @@
     python -m benchmarks.densities --rows=25gaussians,8gaussians
     python -m benchmarks.densities --rows=digits,wine,39_vertebral --adbench=../shared/data/adbench
 
-Each row trains its config with --seeds seeds, the seed also that of the split, and
+Each row trains its config once for each of --seeds, also that of the split, and
 prints mean log-densities of held-out examples in nats at inverse temperature 1. Beside
 them: scikit-learn's Gaussian mixture chosen by BIC (1 to 32 components of full or diagonal
 covariance) and its kernel density, whose width five-fold
@@ -33,7 +33,7 @@ PLANES = ("25gaussians", "8gaussians", "swissroll", "two_spirals", "pinwheel")
 ADBENCH = ("39_vertebral", "44_Wilt", "14_glass", "28_pendigits")
 TABLES = ("digits", "breast_cancer", "wine", *ADBENCH)
 ROWS = flags.DEFINE_list("rows", [*PLANES, *TABLES], "Sets.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of a row.", 1)
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "One run of a row each.")
 FOLDER = flags.DEFINE_string("adbench", "../shared/data/adbench", "Its .npz files.")
 SET = flags.DEFINE_multi_string("set", [], "FIELD=VALUE of our config; repeatable.")
 ANNEALING = flags.DEFINE_boolean("annealing", False, "Also log Z of tables by AIS.")
@@ -123,7 +123,7 @@ def baselines(train: np.ndarray, held_out: np.ndarray) -> Mapping[str, float]:
 
 def results(name: str, path: str) -> Iterator[Mapping[str, object]]:
     """A line for each seed."""
-    for seed in range(SEEDS.value):
+    for seed in map(int, SEEDS.value):
         model, seconds = trained(name, seed, path)
         names = ["likelihood", *["annealing"] * (ANNEALING.value and name in TABLES)]
         reports = megjax.evaluate(model, names)

@@ -43,6 +43,10 @@ class Spec(NamedTuple):
     objective: "noise_contrast", or "maximum_likelihood" with the noise as the proposal
         of self-normalised importance weights.
     whiten: by mean and covariance of the data; otherwise u = x.
+    tilt: whether the energy is that of the noise plus the module's, which then is minus
+        the log density ratio of data and noise. So small tables start from what is
+        known of them; exp(-E) has a finite integral where the module grows slower than
+        -log noise does.
     num_noise: rows of noise for each datum of a batch, nu of the paper.
     average_decay: per step, of running averages that replace the weights after
         training; 0 keeps none.
@@ -57,6 +61,7 @@ class Spec(NamedTuple):
     noise: Density
     objective: str = "noise_contrast"
     whiten: bool = True
+    tilt: bool = False
     num_noise: int = 1
     average_decay: float = 0.99
     num_validation: int = 0
@@ -116,7 +121,8 @@ def noise_contrastive(spec: Spec, data: Dataset | None = None) -> Learner:
     """The learner of a specification. Raises ValueError as `checked` does.
 
     data: what noise and whitening are fitted to when a state is made; without it a
-    state can be read back, but is no start.
+    state can be read back, but is no start. A kernel density's state has rows of the
+    data in it, and so have checkpoints and exported weights.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -156,8 +162,9 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
         whitening = reference.Moments(jnp.zeros(dim), jnp.eye(dim))
     u = reference.whitened(whitening, rows)
     network = spec.energy.init(key, u[:1])["params"]
-    # Of the standard normal, which an untrained confined energy is.
-    weights = Weights(network, jnp.asarray(dim / 2 * math.log(2 * math.pi), u.dtype))
+    # An untrained energy is that of the noise, or confined: the standard normal.
+    log_z = 0.0 if spec.tilt else dim / 2 * math.log(2 * math.pi)
+    weights = Weights(network, jnp.asarray(log_z, u.dtype))
     validation = best = None
     if spec.num_validation:
         held_out = rows if data is None else _validation_rows(data)
@@ -264,6 +271,8 @@ def loss(
         "noise_contrast": noise_contrast,
         "maximum_likelihood": negative_log_likelihood,
     }[spec.objective]
+    if spec.tilt:
+        real, fake = real - log_noise_at_data, fake - log_noise_at_noise
     value = objective(
         -real - log_noise_at_data, -fake - log_noise_at_noise, weights.log_z
     )
@@ -323,7 +332,8 @@ def weights(state: State) -> Weights:
 
 def whitened_energy(spec: Spec, state: State, u: Array) -> Array:
     """Energy of whitened rows [B, D] -> [B]."""
-    return spec.energy.apply({"params": weights(state).network}, u)
+    energies = spec.energy.apply({"params": weights(state).network}, u)
+    return energies - spec.noise.log_prob(state.noise, u) if spec.tilt else energies
 
 
 def energy(spec: Spec, state: State, x: Array) -> Array:
@@ -399,4 +409,4 @@ def _log_weights(spec, key, state, num):
     """exp of these has mean Z: [num]."""
     base = noise_of(spec, state)
     x = distributed.shard(base.sample(key, num))
-    return -energy(spec, state, x) - base.log_prob(x)
+    return distributed.whole(-energy(spec, state, x) - base.log_prob(x))

@@ -47,7 +47,7 @@ class Energy(linen.Module):
 
     f is a perceptron with SiLU, so it grows at most linearly, and the square wins:
     exp(-E) has a finite integral whatever the weights. It starts at f = 0, where exp(-E) is
-    a Gaussian of standard deviation `confinement`.
+    a Gaussian of standard deviation `confinement`. confinement: 0 leaves the square out.
 
     num_features, scale: of `Features`; 0 features are none. coordinates: whether f sees
     x beside its features.
@@ -78,4 +78,6 @@ class Energy(linen.Module):
         dtype = jnp.promote_types(h.dtype, jnp.float32)
         zeros = linen.initializers.zeros
         last = linen.Dense(1, dtype=dtype, kernel_init=zeros, name="output")(h)[..., 0]
+        if not self.confinement:
+            return last
         return last + jnp.sum(x**2, axis=-1) / (2 * self.confinement**2)

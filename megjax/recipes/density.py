@@ -35,7 +35,8 @@ def config():
     network: of `fourier.Energy` on whitened data.
     noise: shares of a box, of a Gaussian `spread` times as wide as the data, and of
         kernels of the `widths` around `num_points` rows, all of whitened data. Shares
-        need not have sum 1; 0 is none.
+        need not have sum 1; 0 is none. fitted: shares that make the data likely in place of
+    these, and of the widths. form: of kernels, round or that of the covariance.
     evaluation: `chains` and `steps` of annealing, num_cells of quadrature a side.
     """
     fields = base.config()
@@ -63,6 +64,7 @@ def config():
         "widths": (0.03, 0.15),
         "num_points": 500,
         "form": "round",
+        "fitted": False,
     }
     fields.evaluation = {"num_points": 20_000, "num_cells": 1000}
     fields.train.num_steps = 3000
@@ -92,17 +94,22 @@ def table_config():
     fields.density.num_validation = 500
     fields.density.weight_decay = 0.01
     fields.batch_size = 256
-    fields.network.update({"num_features": 64, "scale": 1.0})
+    fields.density.tilt = True
+    fields.network.update({"num_features": 64, "scale": 0.5, "confinement": 0.0})
     fields.noise.update(
         {
             "box": 0.0,
             "gaussian": 0.5,
             "kernels": 0.5,
-            "spread": 1.2,
-            "widths": (0.3, 0.6),
+            "spread": 1.0,
+            "widths": (0.1, 0.2, 0.3, 0.45, 0.65, 0.9),
+            "num_points": 2000,
             "form": "covariance",
+            "fitted": True,
         }
     )
+    fields.train.num_steps = 1000
+    fields.train.save_every = fields.train.evaluate_every = 1000
     fields.evaluation = {"num_chains": 128, "num_steps": 1000}
     fields.recipe = table
     return fields
@@ -117,7 +124,10 @@ def noise(group):
         "box": lambda: reference.box(),
         "gaussian": lambda: reference.gaussian(group.spread),
         "kernels": lambda: reference.kernel_density(
-            tuple(group.widths), num_points=group.num_points, whitened=whitened
+            tuple(group.widths),
+            num_points=group.num_points,
+            whitened=whitened,
+            fitted=group.fitted,
         ),
     }
     shares = {name: group[name] for name in parts if group[name] > 0}
@@ -126,7 +136,9 @@ def noise(group):
             "config.noise has no share above 0: give box, gaussian or kernels one"
         )
     weights = np.array(list(shares.values())) / sum(shares.values())
-    return reference.mixture([parts[name]() for name in shares], weights)
+    return reference.mixture(
+        [parts[name]() for name in shares], None if group.fitted else weights
+    )
 
 
 def optimizer(settings, num_steps):
@@ -158,7 +170,12 @@ def spec(config):
     group = config.network
     base.at_least("network.num_features", group.num_features, 0)
     base.positive("network.scale", group.scale)
-    base.positive("network.confinement", group.confinement)
+    base.at_least("network.confinement", group.confinement, 0)
+    if not (group.confinement or config.density.tilt):
+        raise ValueError(
+            "config.network.confinement=0 leaves exp(-E) without a finite integral: give "
+            "a number above 0, or config.density.tilt=True"
+        )
     if group.num_features % 2 or not (group.num_features or group.coordinates):
         raise ValueError(
             f"config.network.num_features={group.num_features}: give an even number, and "

@@ -125,7 +125,9 @@ def test_gradients_are_finite_differences(float64, objective):
 
 def table(num=200, dim=2):
     rng = np.random.RandomState(0)
-    x = 3 + np.float32(rng.normal(size=(num, dim))) * np.array([1.0, 5.0], np.float32)
+    x = 3 + np.float32(rng.normal(size=(num, dim))) * np.linspace(
+        1, 5, dim, dtype=np.float32
+    )
     known = {"validation": x[:7]}
     return Dataset("table", (dim,), num, x, lambda store, i: store[i], None, known)
 
@@ -163,6 +165,22 @@ def test_an_untrained_energy_is_the_gaussian_of_the_data():
     np.testing.assert_allclose(after.log_z, np.log(2 * np.pi), atol=0.05)
     np.testing.assert_allclose(learner.log_partition(after), after.log_z)
     assert metrics["partition/effective_share"] > 0.3
+
+
+def test_a_tilted_energy_starts_as_its_noise_and_learns_the_ratio(float64):
+    spec = confined(tilt=True, energy=fourier.Energy((8,), 4, confinement=0.0))
+    learner, state, x = begun(spec)
+    found = -learner.energy(state, x) - learner.log_partition(state)
+    np.testing.assert_allclose(found, nc.noise_of(spec, state).log_prob(x), rtol=1e-4)
+    # Where E = network - log noise, the loss is that of an energy of this value.
+    plain = specified(energy=Quadratic())
+    weights = nc.Weights({"weights": jnp.array([-0.5, 0.9])}, jnp.array(1.3))
+    u, noise, *log_noise = rows(1)
+    shifted = [v + 0.7 for v in log_noise]
+    zeros = [jnp.zeros_like(v) for v in log_noise]
+    tilted = nc.loss(plain._replace(tilt=True), weights, u, noise, *shifted)[0]
+    expected = nc.loss(plain, weights, u, noise, *zeros)[0]
+    np.testing.assert_allclose(tilted, expected, rtol=1e-9)
 
 
 def test_a_step_is_the_gradient_of_the_loss_on_fresh_noise():
@@ -209,7 +227,8 @@ def test_without_data_a_state_has_the_same_form():
 
 
 def test_where_importance_sampling_fails_the_learned_log_z_stays():
-    learner, state, _ = begun(confined(noise=reference.kernel_density((0.001,))))
+    # Of N(0, 3^2) for N(0, 1) in 8 dimensions, (17^1/2 / 9)^8 of the draws count.
+    learner, state, _ = begun(confined(noise=reference.gaussian(3.0)), table(dim=8))
     after, metrics = learner.finish(jax.random.key(2), state, None)
     assert metrics["partition/effective_share"] < partition.MIN_SHARE
     np.testing.assert_allclose(after.log_z, nc.weights(state).log_z)
