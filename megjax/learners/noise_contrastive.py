@@ -156,32 +156,45 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
             "flatten them"
         )
     dim = x.shape[1]
-    rows = jnp.zeros((2, dim)) if data is None else _rows(data)
-    whitening = reference.moments(rows)
-    if not spec.whiten:
-        whitening = reference.Moments(jnp.zeros(dim), jnp.eye(dim))
-    u = reference.whitened(whitening, rows)
-    network = spec.energy.init(key, u[:1])["params"]
+    if data is None:
+        found = _fitted(spec, jnp.zeros((2, dim)), jnp.zeros((1, dim)))
+    else:
+        # Not in the compiled program, which would take the rows for constants to fold.
+        with jax.ensure_compile_time_eval():
+            held_out = _validation_rows(data) if spec.num_validation else None
+            found = _fitted(spec, _rows(data), held_out)
+    whitening, noise, validation = found
+    network = spec.energy.init(key, jnp.zeros((1, dim)))["params"]
     # An untrained energy is that of the noise, or confined: the standard normal.
     log_z = 0.0 if spec.tilt else dim / 2 * math.log(2 * math.pi)
-    weights = Weights(network, jnp.asarray(log_z, u.dtype))
-    validation = best = None
+    weights = Weights(network, jnp.asarray(log_z, whitening.mean.dtype))
+    best = None
     if spec.num_validation:
-        held_out = rows if data is None else _validation_rows(data)
-        held_out = jnp.resize(held_out, (spec.num_validation, dim))
-        validation = reference.whitened(whitening, held_out)
-        best = Best(weights, jnp.asarray(LARGEST, u.dtype))
+        best = Best(weights, jnp.full_like(weights.log_z, LARGEST))
     return State(
         energy=Player(weights, {}, spec.optimizer.init(weights)),
         average=weights if spec.average_decay else None,
         whitening=whitening,
-        noise=spec.noise.fit(u),
+        noise=noise,
         validation=validation,
         best=best,
-        log_z=jnp.zeros([], u.dtype),
+        log_z=jnp.zeros_like(weights.log_z),
         finished=jnp.zeros([], bool),
         count=jnp.zeros([], jnp.int32),
     )
+
+
+def _fitted(spec, rows, held_out) -> tuple[reference.Moments, PyTree, Array | None]:
+    """Whitening, parameters of the noise, and whitened validation rows."""
+    dim = rows.shape[1]
+    whitening = reference.moments(rows)
+    if not spec.whiten:
+        whitening = reference.Moments(jnp.zeros(dim), jnp.eye(dim))
+    noise = spec.noise.fit(reference.whitened(whitening, rows))
+    if not spec.num_validation:
+        return whitening, noise, None
+    held_out = jnp.resize(held_out, (spec.num_validation, dim))
+    return whitening, noise, reference.whitened(whitening, held_out)
 
 
 def _rows(data: Dataset) -> np.ndarray:
@@ -192,9 +205,7 @@ def _rows(data: Dataset) -> np.ndarray:
         )
     num = data.num_examples or MAX_FIT
     order = np.random.RandomState(0).permutation(num)[:MAX_FIT]
-    with jax.ensure_compile_time_eval():
-        rows = np.asarray(data.take(data.store, np.int32(order)))
-    return jnp.asarray(rows)
+    return data.take(data.store, np.int32(order))
 
 
 def _validation_rows(data: Dataset) -> Array:
@@ -237,9 +248,14 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
 
 
 def _contrast(spec, state, key, u) -> tuple[Array, Array, Array, Array]:
-    """Data u [B, D], noise [nu B, D], and the noise's log-density at both."""
+    """Data u [B, D], noise [nu B, D], and the noise's log-density at both.
+
+    Zeros for a tilted energy, in whose log ratio to the noise it cancels.
+    """
     num = spec.num_noise * len(u)
     noise = distributed.shard(spec.noise.sample(state.noise, key, num))
+    if spec.tilt:
+        return u, noise, jnp.zeros(len(u)), jnp.zeros(num)
     return u, noise, *(spec.noise.log_prob(state.noise, v) for v in (u, noise))
 
 
@@ -262,7 +278,10 @@ def loss(
     log_noise_at_data: Array,
     log_noise_at_noise: Array,
 ) -> tuple[Array, Metrics]:
-    """The objective, and metrics: data u [B, D], noise [nu B, D] -> ([], dict)."""
+    """The objective, and metrics: data u [B, D], noise [nu B, D] -> ([], dict).
+
+    log_noise_at_...: the noise's log-density there; 0 for a tilted energy.
+    """
     energies = spec.energy.apply(
         {"params": weights.network}, jnp.concatenate([u, noise])
     )
@@ -271,8 +290,6 @@ def loss(
         "noise_contrast": noise_contrast,
         "maximum_likelihood": negative_log_likelihood,
     }[spec.objective]
-    if spec.tilt:
-        real, fake = real - log_noise_at_data, fake - log_noise_at_noise
     value = objective(
         -real - log_noise_at_data, -fake - log_noise_at_noise, weights.log_z
     )
@@ -407,6 +424,8 @@ def finish(spec: Spec, key: Key, state: State, data: Dataset) -> tuple[State, Me
 
 def _log_weights(spec, key, state, num):
     """exp of these has mean Z: [num]."""
-    base = noise_of(spec, state)
-    x = distributed.shard(base.sample(key, num))
-    return distributed.whole(-energy(spec, state, x) - base.log_prob(x))
+    u = distributed.shard(spec.noise.sample(state.noise, key, num))
+    log_ratio = -spec.energy.apply({"params": weights(state).network}, u)
+    if not spec.tilt:
+        log_ratio -= spec.noise.log_prob(state.noise, u)
+    return distributed.whole(log_ratio)

@@ -15,13 +15,11 @@ from megjax.networks import fourier
 from megjax.recipes import base, planar_sets
 from megjax.training.experiment import Recipe
 
-TRUTHS = {
-    "gaussians_25": functools.partial(toy.mixture_log_density, toy.grid_25()),
-    "gaussians_8": functools.partial(toy.mixture_log_density, toy.ring_8()),
+CURVES = {
     "swiss_roll": toy.swiss_roll_log_density,
     "two_spirals": toy.two_spirals_log_density,
 }
-"""True log-densities of sets in the plane, where they are known."""
+"""True log-densities, where they are known and no mixture."""
 
 WINDOW = 6.0
 """Half width of the window of quadrature, in standard deviations of the data."""
@@ -35,9 +33,10 @@ def config():
     network: of `fourier.Energy` on whitened data.
     noise: shares of a box, of a Gaussian `spread` times as wide as the data, and of
         kernels of the `widths` around `num_points` rows, all of whitened data. Shares
-        need not have sum 1; 0 is none. fitted: shares that make the data likely in place of
-    these, and of the widths. form: of kernels, round or that of the covariance.
-    evaluation: `chains` and `steps` of annealing, num_cells of quadrature a side.
+        need not have sum 1; 0 is none. fitted: shares that make the data likely take
+        their place, and so for the widths. form: of kernels, round or "covariance".
+    evaluation: in the plane num_points that are held out, and num_cells of quadrature a
+    side; of tables num_chains and num_steps of annealing.
     """
     fields = base.config()
     fields.batch_size = 512
@@ -95,6 +94,7 @@ def table_config():
     fields.density.weight_decay = 0.01
     fields.batch_size = 256
     fields.density.tilt = True
+    fields.density.num_importance = 20_000
     fields.network.update({"num_features": 64, "scale": 0.5, "confinement": 0.0})
     fields.noise.update(
         {
@@ -110,7 +110,7 @@ def table_config():
     )
     fields.train.num_steps = 1000
     fields.train.save_every = fields.train.evaluate_every = 1000
-    fields.evaluation = {"num_chains": 128, "num_steps": 1000}
+    fields.evaluation = {"num_chains": 64, "num_steps": 200}
     fields.recipe = table
     return fields
 
@@ -251,7 +251,10 @@ def plane_evaluations(config, data, learner):
         functools.partial(noise_contrastive.window, size=WINDOW),
         num_cells=config.evaluation.num_cells,
     )
-    truth = TRUTHS.get(config.dataset)
+    truth = CURVES.get(config.dataset)
+    if config.dataset in planar_sets.MIXTURES:
+        mixture = planar_sets.MIXTURES[config.dataset]()
+        truth = functools.partial(toy.mixture_log_density, mixture)
     return {"likelihood": held_out.held_out(learner, x, method, truth=truth)}
 
 

@@ -152,5 +152,5 @@ def test_densities_of_curves_are_those_of_their_points(source, log_density):
     expected = 10_000 * masses.reshape(20, 10, 20, 10).sum((1, 3))
     seen = expected > 5
     scores = (counts - expected)[seen] / np.sqrt(expected[seen])
-    assert 0.7 < np.mean(scores**2) < 1.3 and np.max(np.abs(scores)) < 5
+    assert 0.5 < np.mean(scores**2) < 1.7 and np.max(np.abs(scores)) < 5
     assert counts[~seen].sum() < 0.02 * 10_000

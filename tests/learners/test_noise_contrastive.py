@@ -167,20 +167,27 @@ def test_an_untrained_energy_is_the_gaussian_of_the_data():
     assert metrics["partition/effective_share"] > 0.3
 
 
-def test_a_tilted_energy_starts_as_its_noise_and_learns_the_ratio(float64):
+def test_a_tilted_energy_starts_as_its_noise_and_learns_the_ratio():
     spec = confined(tilt=True, energy=fourier.Energy((8,), 4, confinement=0.0))
     learner, state, x = begun(spec)
     found = -learner.energy(state, x) - learner.log_partition(state)
     np.testing.assert_allclose(found, nc.noise_of(spec, state).log_prob(x), rtol=1e-4)
-    # Where E = network - log noise, the loss is that of an energy of this value.
-    plain = specified(energy=Quadratic())
-    weights = nc.Weights({"weights": jnp.array([-0.5, 0.9])}, jnp.array(1.3))
-    u, noise, *log_noise = rows(1)
-    shifted = [v + 0.7 for v in log_noise]
-    zeros = [jnp.zeros_like(v) for v in log_noise]
-    tilted = nc.loss(plain._replace(tilt=True), weights, u, noise, *shifted)[0]
-    expected = nc.loss(plain, weights, u, noise, *zeros)[0]
-    np.testing.assert_allclose(tilted, expected, rtol=1e-9)
+    # The noise's own density cancels in the log ratio.
+    state = state.replace(
+        energy=state.energy.replace(
+            params=jax.tree.map(lambda w: w + 0.1, state.energy.params)
+        )
+    )
+    _, metrics = jax.jit(learner.step)(jax.random.key(3), state, x[None])
+    u = reference.whitened(state.whitening, x)
+    key_noise = jax.random.split(jax.random.key(3))[0]
+    noise = spec.noise.sample(state.noise, key_noise, len(x))
+    log_noise = [spec.noise.log_prob(state.noise, v) for v in (u, noise)]
+    params = {"params": state.energy.params.network}
+    energies = [spec.energy.apply(params, v) - q for v, q in zip((u, noise), log_noise)]
+    logits = [-e - state.energy.params.log_z - q for e, q in zip(energies, log_noise)]
+    expected = jnp.mean(jax.nn.softplus(-logits[0]) + jax.nn.softplus(logits[1]))
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-4)
 
 
 def test_a_step_is_the_gradient_of_the_loss_on_fresh_noise():
