@@ -236,6 +236,7 @@ def annealed(
         back, from the model to the base. The estimate is then too large rather than
         too small, if the draws are exact; it is as good as they are.
     kernel: "hmc" or "mala". options: of the kernel, such as num_integration_steps (3).
+
     Raises ValueError at other kernels and numbers below 1.
 
     >>> import jax
@@ -279,7 +280,9 @@ class Path(NamedTuple):
 
     def log_density(self, beta: Array, x: Array) -> Array:
         """On the way, up to a constant: [N, ...] -> [N]."""
-        return (1 - beta) * self.base.log_prob(x) - beta * self.energy_fn(x)
+        # A box has no density outside, of which nothing is left at the end.
+        log_base = jnp.where(beta < 1, (1 - beta) * self.base.log_prob(x), 0)
+        return log_base - beta * self.energy_fn(x)
 
     def move(self, key: Key, x: Array, beta: Array, tuning: Tuning):
         """Positions after the moves at one beta, and the mean acceptance rate.
@@ -333,7 +336,7 @@ MAX_DENSE = 100
 
 def _tuned(path, num_chains, num_steps, key) -> tuple[Array, Tuning]:
     """betas [T + 1] and the tuning at each, by chains that go the way (Robbins, Monro)."""
-    key_start, *keys = jax.random.split(key, WARMUP + num_steps + 2)
+    keys = jax.random.split(key, WARMUP + num_steps + 2)
     curve = special.expit(np.linspace(-5, 5, num_steps + 1))
     betas = jnp.asarray((curve - curve[0]) / (curve[-1] - curve[0]), jnp.float32)
 
@@ -345,11 +348,12 @@ def _tuned(path, num_chains, num_steps, key) -> tuple[Array, Tuning]:
         step_size *= jnp.exp(GAIN * (jnp.nan_to_num(rate) - path.target_acceptance))
         covariance = MEMORY * covariance + (1 - MEMORY) * _covariance(x)
         speed = jnp.std(path.log_density(1.0, x) - path.log_density(0.0, x))
+        speed = jnp.clip(jnp.nan_to_num(speed), 1e-6, 1e6)
         return (x, step_size, covariance), (Tuning(step_size, tuning.factor), speed)
 
-    x = path.base.sample(key_start, num_chains)
+    x = path.base.sample(keys[0], num_chains)
     carry = x, jnp.asarray(0.5, x.dtype), _covariance(x)
-    inputs = jnp.stack(keys), jnp.concatenate([jnp.zeros(WARMUP), betas])
+    inputs = keys[1:], jnp.concatenate([jnp.zeros(WARMUP), betas])
     tuning, speed = jax.tree.map(
         lambda leaf: leaf[WARMUP:], jax.lax.scan(one, carry, inputs)[1]
     )
