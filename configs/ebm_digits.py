@@ -29,5 +29,7 @@ def get_config(sampler="neural"):
         }
     )
     config.train.update({"num_steps": 800, "save_every": 40, "evaluate_every": 200})
-    config.evaluation.update({"num_chains": 128, "num_transitions": 2000})
+    config.evaluation.update(
+        {"num_chains": 128, "num_transitions": 2000, "num_temperatures": 1000}
+    )
     return config

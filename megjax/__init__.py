@@ -21,6 +21,7 @@ _NAMES = {
     "megjax.learners.contrastive": ("contrastive",),
     "megjax.learners.deep_directed": ("deep_directed",),
     "megjax.learners.meg": ("meg",),
+    "megjax.learners.noise_contrastive": ("noise_contrastive",),
     "megjax.learners.proposal": ("proposal",),
     "megjax.learners.replay": ("replay",),
     "megjax.learners.wgan_gp": ("wgan_gp",),

@@ -57,19 +57,32 @@ class Model:
         """
         return self._energy(self.state, self._examples(x))
 
-    def log_prob(self, x: Array) -> Array:
+    def log_prob(self, x: Array, *, log_z: float | None = None) -> Array:
         """Log-density, or log-probability, in nats: x [N, *shape] -> [N].
 
-        Raises ValueError where log Z is not known, with what estimates it.
+        log_z: of exp(-E) in nats, by default as the model knows it: exactly, by
+        enumeration, or for densities by importance sampling when training ended, or as
+        learned where that failed. `megjax.samplers.partition` estimates it for any
+        energy of vectors whose exp(-E) has a finite integral;
+        megjax.evaluate(model, ["likelihood"]) says between which ends it lies.
+
+        Raises ValueError where log Z is neither known nor given.
         """
+        if log_z is None:
+            log_z = self.log_partition()
+        return -self.energy(x) - log_z
+
+    def log_partition(self) -> Array:
+        """log Z of exp(-E) in nats []. Raises ValueError where it is not known."""
         if self.learner.log_partition is None:
             raise ValueError(
                 "log Z of this model is not known, so it has no log_prob: compare "
-                "examples by model.energy(x), or estimate log-likelihoods with "
-                "megjax.evaluate(model, ['likelihood']), which Boltzmann machines have"
+                "examples by model.energy(x), train a density (configs/density_*.py), "
+                "or give log_z=, as megjax.samplers.partition or megjax.evaluate(model, "
+                "['likelihood']) of a Boltzmann machine estimates it; exp(-E) of a "
+                "leaky ReLU network need not have a finite integral"
             )
-        log_z = jax.jit(self.learner.log_partition)(self.state)
-        return -self.energy(x) - log_z
+        return jax.jit(self.learner.log_partition)(self.state)
 
     def log_ratio(self, x: Array) -> Array:
         """log p_data(x) - log p_G(x), as training's last part fitted it: [N].
@@ -273,10 +286,11 @@ def fit(
 
     x: vectors [N, D] of numbers, which are taken as they are (scale them first), or
     images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
-    is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp" or "deep_directed". num_steps:
-    iterations. workdir: keeps checkpoints and metrics there, and resumes; None keeps
-    nothing on disk. spec: hyperparameters of the learner (`score_weight`,
-    `learning_rate`, ...), or `batch_size` and `width`.
+    is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
+    vectors, by noise contrast, which has `log_prob`. num_steps: iterations. workdir:
+    keeps checkpoints and metrics there, and resumes; None keeps nothing on disk. spec:
+    hyperparameters of the learner (`score_weight`, `learning_rate`, ...), or
+    `batch_size` and `width`.
 
     Raises ValueError at arrays and fields that cannot be, FloatingPointError where
     training diverges.
@@ -284,6 +298,8 @@ def fit(
     >>> import jax, megjax
     >>> x = jax.random.normal(jax.random.key(0), (256, 2))
     >>> megjax.fit(x, num_steps=2, score_weight=0.01).energy(x[:3]).shape
+    (3,)
+    >>> megjax.fit(x, learner="density", num_steps=2).log_prob(x[:3]).shape
     (3,)
     """
     data = files.examples(x, "x", "array")
@@ -306,6 +322,7 @@ def fit(
         place[field] = value
     recipe = experiment.recipe_of(config)
     with experiment.one_line_errors():
+        data = arrays.prepared(config, learner, data)
         made = recipe.learner(config, data.shape, data=data)
     built = experiment.Experiment(data, made, {})
     if workdir is not None:

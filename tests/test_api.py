@@ -138,6 +138,18 @@ def test_log_probabilities_of_an_enumerable_machine_sum_to_one(machine):
     assert np.sum(np.exp(small.log_prob(x))) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_density_of_an_array_has_log_probabilities_in_its_own_units():
+    """Of an untrained one, whose log Z is exact: those of the rows' Gaussian."""
+    x = np.random.RandomState(0).normal(size=(200, 2)) * [1.0, 30.0]
+    model = megjax.fit(x, learner="density", num_steps=1, learning_rate=0.0)
+    grid = np.stack(np.meshgrid(np.linspace(-8, 8, 101), np.linspace(-240, 240, 101)))
+    points = grid.reshape(2, -1).T
+    total = np.sum(np.exp(model.log_prob(points))) * (16 / 100) * (480 / 100)
+    assert total == pytest.approx(1, abs=0.02)
+    shifted = model.log_prob(points[:3], log_z=model.log_partition() + 1)
+    np.testing.assert_allclose(shifted, model.log_prob(points[:3]) - 1, rtol=1e-5)
+
+
 def test_sweeps_of_a_machine_are_its_chains(machine):
     data = machine.sample(jax.random.key(0), 2, steps=3, space="data", kernel="gibbs")
     assert data.posterior.x.shape == (2, 3, 8, 8, 1)

@@ -55,6 +55,14 @@ CHAINS = {
     "replay.num_transitions": 1,
 }
 
+DENSITY = {
+    "network.hidden": (4,),
+    "network.num_features": 4,
+    "noise.num_points": 8,
+    "density.num_importance": 100,
+    "density.check_every": 1,
+}
+
 # Every config and variant. The first train; the others have the networks of one of
 # them, on other data or of another depth, and their step is only traced.
 TRAINED = {
@@ -69,6 +77,7 @@ TRAINED = {
     },
     "dbm_mnist": DEEP_MACHINE,
     "ebm_digits": CHAINS,
+    "density_table": {"path": "{root}/table.npy"} | DENSITY,
     "proposal_logistic:heart": SHORT_CHAINS | BUFFER | {"proposal.warmup_windows": 1},
 }
 TRACED = {
@@ -135,6 +144,11 @@ TRACED = {
     "proposal_logistic": {},
     "proposal_logistic:australian": {},
     "proposal_latent": BUFFER,
+    "density_25gaussians": DENSITY,
+    "density_8gaussians": DENSITY | {"density.objective": "maximum_likelihood"},
+    "density_swissroll": DENSITY | {"density.tilt": True, "noise.fitted": True},
+    "density_two_spirals": DENSITY | {"dtype": "bfloat16"},
+    "density_pinwheel": DENSITY | {"noise.box": 0.0, "density.whiten": False},
     "wgan_gp": {"wgan_gp.penalty_form": "per_pixel"},
     "wgan_gp:mnist": {},
     "wgan_gp:stacked_mnist_3": {},
@@ -148,6 +162,7 @@ QUICK = (
     *("stacked_mnist:4", "proposal_moon", "mnist_small", "flowers ", "kdd99"),
     *("custom", "custom ", "custom  ", "digits   ", "rbm_l1_mnist"),
     *("deep_directed_mnist", "neural_energy", "ebm_digits:mala", "proposal_icg"),
+    *("density_25gaussians", "density_table"),
 )
 # Of these the step is traced with more than one half of a proposal's flow.
 DEEP_FLOWS = ("proposal_moon", "proposal_logistic")
@@ -262,7 +277,7 @@ def full_config(name):
 
 
 def method_of(config):
-    methods = ("meg", "wgan_gp", "deep_directed", "proposal", "contrast")
+    methods = ("meg", "wgan_gp", "deep_directed", "proposal", "contrast", "density")
     return next(name for name in methods if name in config)
 
 
@@ -497,6 +512,25 @@ def test_parameters_at_full_width(name, monkeypatch):
         ("ebm_digits", {"sampler": "hmc"}, "config.sampler='hmc': choose one of neu"),
         ("ebm_digits", {"replay.buffer_size": 3}, "buffer_size=3: give at least 4"),
         ("ebm_digits:mala", {"proposal.target_acceptance": 1.0}, "acceptance=1.0: giv"),
+        (
+            "density_pinwheel",
+            {"density.objective": "x"},
+            "objective='x': choose one of",
+        ),
+        (
+            "density_pinwheel",
+            {"density.num_noise": 0},
+            "density.num_noise=0: give at l",
+        ),
+        ("density_pinwheel", {"network.num_features": 3}, "num_features=3: give an ev"),
+        ("density_pinwheel", {"noise.form": "x"}, "noise.form='x': choose one of roun"),
+        ("density_pinwheel", {"noise.box": -1.0}, "config.noise.box=-1.0: give at lea"),
+        (
+            "density_pinwheel",
+            {"network.confinement": 0.0},
+            "confinement=0 leaves exp",
+        ),
+        ("density_table", {}, "config.path is empty: give --config.path=FILE.npy"),
     ],
 )
 def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):

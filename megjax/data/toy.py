@@ -104,6 +104,22 @@ def swiss_roll(*, seed: int = 0, noise: float = 0.25) -> Dataset:
     return _endless("swissroll", point, seed=seed)
 
 
+def swiss_roll_log_density(x: Array, noise: float = 0.25) -> Array:
+    """log p(x) of `swiss_roll`, [..., 2] -> [...], by a sum over points of its curve.
+
+    The points are nearer to each other than the noise is wide.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax.data.toy import swiss_roll_log_density
+    >>> x = jnp.array([[0.0, 0.0], [0.0, -0.63]])
+    >>> bool(jnp.diff(swiss_roll_log_density(x))[0] > 0)
+    True
+    """
+    t = 1.5 * np.pi * (1 + 2 * (np.arange(400) + 0.5) / 400)
+    curve = (t * np.stack([np.cos(t), np.sin(t)])).T / 7.5
+    return mixture_log_density(Mixture(np.float32(curve), noise / 7.5), x)
+
+
 def two_spirals(*, seed: int = 0, num_examples: int = 10_000) -> Dataset:
     """A fixed set on two interleaved arms, within a radius of about 3.5.
 
@@ -118,6 +134,31 @@ def two_spirals(*, seed: int = 0, num_examples: int = 10_000) -> Dataset:
     mirror = jnp.where(jnp.arange(num_examples) % 2, -1.0, 1.0)[:, None]
     points = mirror * arm / 3 + 0.1 * jax.random.normal(keys[2], (num_examples, 2))
     return _fixed("two_spirals", points)
+
+
+def two_spirals_log_density(x: Array) -> Array:
+    """log p(x) of `two_spirals`, [..., 2] -> [...], by a sum over points of its arms.
+
+    Around each, a uniform square that the normal noise has smoothed: a product of
+    differences of its distribution function.
+
+    >>> import jax.numpy as jnp
+    >>> from megjax.data.toy import two_spirals_log_density
+    >>> x = jnp.array([[0.3, 0.3], [9.0, 9.0]])
+    >>> bool(jnp.diff(two_spirals_log_density(x))[0] < 0)
+    True
+    """
+    radius = 3 * np.pi * np.sqrt((np.arange(1000) + 0.5) / 1000)
+    arm = (np.stack([-np.cos(radius), np.sin(radius)]) * radius).T / 3
+
+    def one(x):
+        distances = jnp.stack([x - arm, -x - arm])
+        ends = jax.scipy.stats.norm.cdf(distances / 0.1)
+        ends -= jax.scipy.stats.norm.cdf((distances - 0.5 / 3) / 0.1)
+        return jnp.log(jnp.mean(jnp.prod(ends * 3 / 0.5, axis=-1)))
+
+    flat = jax.lax.map(one, jnp.reshape(x, (-1, 2)), batch_size=256)
+    return flat.reshape(x.shape[:-1])
 
 
 def four_spin(*, seed: int = 0, num_examples: int = 10_000) -> Dataset:

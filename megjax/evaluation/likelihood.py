@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from megjax.energies.family import Family, Units
 from megjax.learners import proximal
@@ -21,6 +20,7 @@ from megjax.learners.contrastive import (
     sweeps,
     weight_metrics,
 )
+from megjax.samplers import partition
 from megjax.types import Array, EnergyFn, Evaluation, Key, PyTree, Report
 
 BITS = (0.0, 1.0)
@@ -37,19 +37,6 @@ class Model(NamedTuple):
     coding: Coding
     params: Callable[[PyTree], PyTree] = lambda state: state.model.params
     values: tuple[float, float] = BITS
-
-
-class LogPartition(NamedTuple):
-    """log Z in nats: the estimate and the ends of its 95 % interval.
-
-    effective_sample_size: (sum w)^2 / sum w^2 of the weights w; near 1 nothing of
-    this can be trusted.
-    """
-
-    log_z: float
-    low: float
-    high: float
-    effective_sample_size: float
 
 
 def annealed(
@@ -71,16 +58,13 @@ def annealed(
     def between(beta):
         return jax.tree.map(lambda a, b: (1 - beta) * a + beta * b, *path)
 
-    def one(carry, inputs):
-        units, log_weights = carry
-        key, before, after = inputs
-        after = between(after)
-        ratio = _energy(family, between(before), units) - _energy(family, after, units)
-        return (family.sweep(key, after, units, 1.0), log_weights + ratio), None
-
-    inputs = (jax.random.split(key, len(betas) - 1), betas[:-1], betas[1:])
-    carry = (units, jnp.zeros(len(units[0]), betas.dtype))
-    return jax.lax.scan(one, carry, inputs)[0][1]
+    return partition.annealed_weights(
+        lambda beta, units: -_energy(family, between(beta), units),
+        lambda key, units, beta: family.sweep(key, between(beta), units, 1.0),
+        units,
+        jax.random.split(key, len(betas) - 1),
+        betas,
+    )
 
 
 def schedule(num_steps: int) -> np.ndarray:
@@ -109,23 +93,6 @@ def independent_log_z(
     return jnp.sum(jax.nn.softplus(energies[0] - energies[1:])) - energies[0]
 
 
-def estimate(log_z_base: float, log_weights: np.ndarray, seed: int = 0) -> LogPartition:
-    """log Z from log-weights [N], with a bootstrap interval over the chains.
-
-    A logarithm of an unbiased mean: too small rather than too large, so likelihoods
-    come out too high where the interval is wide.
-    """
-    log_weights = np.asarray(log_weights, np.float64)
-    num = len(log_weights)
-    rows = np.random.RandomState(seed).randint(num, size=(2000, num))
-    spread = special.logsumexp(log_weights[rows], axis=1) - np.log(num)
-    low, high = np.quantile(spread, [0.025, 0.975])
-    total = special.logsumexp(log_weights)
-    size = np.exp(2 * total - special.logsumexp(2 * log_weights))
-    log_z = log_z_base + total - np.log(num)
-    return LogPartition(log_z, log_z_base + low, log_z_base + high, float(size))
-
-
 def log_partition(
     key: Key,
     family: Family,
@@ -136,7 +103,7 @@ def log_partition(
     num_steps: int = 10_000,
     num_sweeps: int = 0,
     values: tuple[float, float] = BITS,
-) -> LogPartition:
+) -> partition.LogPartition:
     """log Z of a family of two-valued units by AIS with one chain per row of v [N, n].
 
     base: parameters of independent units, by default those of the model without
@@ -174,14 +141,14 @@ def log_partition(
                 "two values; give a family that sums the others out"
             )
     if num_sweeps:
-        found = estimate(0.0, log_weights)
-        return LogPartition(
+        found = partition.estimate(0.0, log_weights)
+        return partition.LogPartition(
             log_z - found.log_z,
             log_z - found.high,
             log_z - found.low,
             found.effective_sample_size,
         )
-    return estimate(log_z, log_weights)
+    return partition.estimate(log_z, log_weights)
 
 
 def free_energy(family: Family, params: PyTree, v: Array) -> Array:
@@ -269,13 +236,13 @@ def log_likelihood(
     model: Model,
     sets: Mapping[str, np.ndarray],
     *,
-    log_z_fn: Callable[[Key, PyTree, Array], LogPartition],
+    log_z_fn: Callable[[Key, PyTree, Array], partition.LogPartition],
     num_chains: int = 100,
 ) -> Evaluation:
     """An evaluation of log-likelihoods in nats per example, with their intervals.
 
     sets: name -> x [N, ...]; the first `num_chains` examples of the first one are handed
-    to log_z_fn, (key, params, v) -> LogPartition, such as `by_annealing`. For deep machines
+    to log_z_fn, (key, params, v) -> partition.LogPartition, such as `by_annealing`. For deep machines
     the variational lower bound.
     """
 
@@ -306,7 +273,7 @@ def log_likelihood(
 
 def by_annealing(
     model: Model, biases: Mapping[str, Array], **options: int
-) -> Callable[[Key, PyTree, Array], LogPartition]:
+) -> Callable[[Key, PyTree, Array], partition.LogPartition]:
     """For `log_likelihood`: AIS from units with these biases, other parameters zero.
 
     biases: name -> array, such as the visible ones of the data's base rates. options:
@@ -324,13 +291,13 @@ def by_annealing(
 
 def by_enumeration(
     log_partition_fn: Callable[[PyTree], Array],
-) -> Callable[[Key, PyTree, Array], LogPartition]:
+) -> Callable[[Key, PyTree, Array], partition.LogPartition]:
     """For `log_likelihood`: log Z exactly, such as by `rbm.log_partition`."""
 
     def log_z_fn(key, params, v):
         del key, v
         log_z = float(jax.jit(log_partition_fn)(params))
-        return LogPartition(log_z, log_z, log_z, float("inf"))
+        return partition.LogPartition(log_z, log_z, log_z, float("inf"))
 
     return log_z_fn
 

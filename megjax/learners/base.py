@@ -27,7 +27,8 @@ class Learner(NamedTuple):
     kernel: (state, log-density, has_aux=False) -> Kernel that proposes as it was trained
     bijector: in whose unbounded values chains on x move, where x has bounds
 
-    log_partition: state -> log Z in nats of exp(-E), where it can be had exactly
+    log_partition: state -> log Z in nats of exp(-E), where it can be had exactly or is
+        learned with the energy
     log_ratio: (state, x [B, ...]) -> log p_data - log p_G [B], where it was fitted
     finish: (key, state, data) -> (state, metrics), what ends training; on the host
 

@@ -1,17 +1,22 @@
 """Models of an array that a user has at hand: what `megjax.fit` trains."""
 
-from megjax.recipes import base, deep_directed, meg, wgan_gp
+from megjax.recipes import base, deep_directed, density, meg, wgan_gp
 from megjax.training.experiment import Recipe
 
 
 def config(learner, shape):
     """The fields of a learner on examples of a shape: convolutions on images.
 
-    learner: meg, wgan_gp or deep_directed. Rates decay and weights are averaged, so
+    learner: meg, wgan_gp, deep_directed, or density of vectors. Rates decay and weights are averaged, so
     that a short run ends well; narrow enough for a CPU.
     """
+    recipe = base.choice("learner", learner, **RECIPES)
+    if learner == "density":
+        fields = density.table_config()
+        fields.held_out_share, fields.recipe = 0.0, recipe
+        return fields
     fields = base.config()
-    fields.recipe = base.choice("learner", learner, **RECIPES)
+    fields.recipe = recipe
     fields.remat = fields.default_init = False
     fields.train.num_steps = 6000
     vectors = len(shape) == 1
@@ -43,6 +48,11 @@ def data(config):
     )
 
 
+def prepared(config, learner, data):
+    """The training set; that of a density without the rows that choose its weights."""
+    return density.split(data, config) if learner == "density" else data
+
+
 def learner_of(method):
     """The learner function of a method's recipes, by the form of the examples."""
 
@@ -56,8 +66,10 @@ def learner_of(method):
 meg_on_arrays = Recipe(data, learner_of(meg))
 wgan_gp_on_arrays = Recipe(data, learner_of(wgan_gp))
 deep_directed_on_arrays = Recipe(data, learner_of(deep_directed))
+density_on_arrays = Recipe(data, density.learner)
 RECIPES = {
     "meg": meg_on_arrays,
     "wgan_gp": wgan_gp_on_arrays,
     "deep_directed": deep_directed_on_arrays,
+    "density": density_on_arrays,
 }

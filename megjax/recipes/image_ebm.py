@@ -4,20 +4,26 @@ Li, Chen and Sommer 2021 (proposal entropy), section 5.2.
 """
 
 import functools
+import math
 
 import jax
+import numpy as np
 
 from megjax.data import dequantisation
-from megjax.evaluation import chain_stability, fidelity
+from megjax.densities import reference
+from megjax.evaluation import chain_stability, fidelity, held_out
 from megjax.learners import adaptive_samplers, replay
 from megjax.learners import proposal as learner_of_proposals
 from megjax.networks import proposal as networks
 from megjax.networks import smooth
 from megjax.recipes import base, image_sets, proposal
-from megjax.samplers import bijectors
+from megjax.samplers import bijectors, partition
 from megjax.training.experiment import Recipe
 
 SAMPLERS = ("neural", "mala")
+GAUSSIAN = reference.gaussian(1.2)
+"""What annealing starts from."""
+
 # Of proposals that train on a density that stays.
 UNUSED = (
     *("buffer_size", "burn_in", "warmup_windows", "num_transitions"),
@@ -32,7 +38,8 @@ def config(dataset, sampler):
     the logit of images, `bijectors.logit`. replay: hyperparameters of `replay.Spec`, of
     Adam, and `step_size_rate` of MALA's step size. proposal: of the learned proposal,
     but its target_acceptance and initial_step_size are those of MALA, too.
-    evaluation.num_transitions: of the long chains. evaluation.inception_weights: a
+    evaluation.num_transitions: of the long chains. evaluation.num_temperatures: of
+    annealing, for the likelihood in nats; 0 leaves it out. evaluation.inception_weights: a
     file; without it there is no FID.
     """
     if sampler not in SAMPLERS:
@@ -55,6 +62,7 @@ def config(dataset, sampler):
     fields.evaluation = {
         "num_chains": 64,
         "num_transitions": 100_000,
+        "num_temperatures": 0,
         "inception_weights": "",
         "cache_dir": "~/.cache/megjax",
         "num_samples": 8189,
@@ -154,9 +162,49 @@ def protocols(config, data, learner):
             num_transitions=group.num_transitions,
         )
     }
+    if group.get("num_temperatures"):
+        found["annealing"] = likelihood(config, data, learner)
     if group.inception_weights:
         found["inception"] = fid(group, data, learner)
     return found
+
+
+def likelihood(config, data, learner):
+    """Nats of noisy images that were trained on, log Z by annealing there and back.
+
+    In the coordinates of the chains, from a Gaussian that is fitted to the buffer; back
+    from chains of the buffer, so as good as they are.
+    """
+    own, group, density = spec(config, data.shape), config.evaluation, GAUSSIAN
+    base.at_least("evaluation.num_temperatures", group.num_temperatures, 1)
+    dim = math.prod(data.shape)
+
+    def energy_fn(state, u):
+        log_density_fn = replay.log_density(own, state.energy.params)
+        return -jax.vmap(log_density_fn)(u.reshape(len(u), *data.shape))
+
+    def base_fn(state):
+        params = density.fit(state.positions.reshape(-1, dim))
+        return partition.Base(
+            functools.partial(density.sample, params),
+            functools.partial(density.log_prob, params),
+        )
+
+    def draws_fn(key, state, num):
+        rows = jax.random.choice(key, len(state.positions), (num,))
+        return state.positions[rows].reshape(num, dim)
+
+    method = held_out.by_annealing(
+        energy_fn,
+        base_fn,
+        draws_fn,
+        num_chains=group.num_chains,
+        num_steps=group.num_temperatures,
+    )
+    rows = np.arange(min(data.num_examples, group.num_samples), dtype=np.int32)
+    x = jax.jit(data.take)(data.store, rows)
+    x = np.asarray(own.noise_fn(jax.random.key(0), x))
+    return held_out.held_out(learner, x, method, name="train")
 
 
 def fid(group, data, learner):

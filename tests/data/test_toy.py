@@ -131,3 +131,26 @@ def test_fixed_set_depends_on_the_seed_alone(make):
     np.testing.assert_array_equal(
         data.take(data.store, np.array([3, 99])), data.store[[3, 99]]
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "log_density"),
+    [
+        (toy.swiss_roll, toy.swiss_roll_log_density),
+        (toy.two_spirals, toy.two_spirals_log_density),
+    ],
+)
+def test_densities_of_curves_are_those_of_their_points(source, log_density):
+    """Their integral is 1, and cells hold as many points as they say."""
+    axis = np.linspace(-4, 4, 201)[:-1] + 0.02
+    grid = np.float32(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1))
+    masses = np.exp(np.asarray(log_density(jnp.asarray(grid)))) * 0.04**2
+    np.testing.assert_allclose(masses.sum(), 1, rtol=2e-3)
+    data = source(seed=1)
+    points = np.asarray(data.take(data.store, jnp.arange(10_000)))
+    counts, _, _ = np.histogram2d(*points.T, bins=20, range=[(-4, 4)] * 2)
+    expected = 10_000 * masses.reshape(20, 10, 20, 10).sum((1, 3))
+    seen = expected > 5
+    scores = (counts - expected)[seen] / np.sqrt(expected[seen])
+    assert 0.5 < np.mean(scores**2) < 1.7 and np.max(np.abs(scores)) < 5
+    assert counts[~seen].sum() < 0.02 * 10_000
