@@ -24,10 +24,14 @@ from megjax.evaluation import anomaly, baselines
 from megjax.training import experiment
 
 CONFIG = experiment.define_flag()
-SEED = flags.DEFINE_integer("seed", 0, "Of the forest and of the machine's sample.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the forest and of samples.")
 COMPONENTS = flags.DEFINE_list("components", None, "Of PCA, by default by data set.")
 SVM_EXAMPLES = flags.DEFINE_integer(
     "svm_examples", 10_000, "Training examples of the one-class SVM.", 2
+)
+ONLY = flags.DEFINE_list("only", None, "Beginnings of the names of baselines.")
+STORED = flags.DEFINE_integer(
+    "stored", 5_000, "Training examples among which neighbors are sought.", 7
 )
 
 
@@ -47,6 +51,11 @@ def detectors(
     """(name, fit) of every baseline on training rows x [N, F]."""
     for num in components:
         yield f"PCA {num}", lambda num=num: baselines.principal_components(train, num)
+    stored = np.random.RandomState(seed).permutation(len(train))[: STORED.value]
+    yield (
+        f"neighbors, {len(stored)} examples",
+        lambda: baselines.neighbors(train[stored]),
+    )
     yield "isolation forest", lambda: baselines.isolation_forest(train, seed)
     yield (
         f"one-class SVM, {svm_examples} examples",
@@ -61,6 +70,8 @@ def results(
     first, inverse = anomaly.distinct(test.x)
     rows = test.x[first].reshape(len(first), -1)
     for name, fit in detectors(train, components, SVM_EXAMPLES.value, SEED.value):
+        if ONLY.value and not name.startswith(tuple(ONLY.value)):
+            continue
         start = time.perf_counter()
         found = fit()(rows)
         seconds = time.perf_counter() - start

@@ -13,7 +13,8 @@ EPOCH = 158
 
 def get_config(digit="1"):
     """The reference's settings; 55 epochs."""
-    config = anomalies.digit_config(digit)
+    config = anomalies.digit_config(digit, paper=True, penalty=100.0)
+    config.train.iterations_per_call = 79
     config.train.num_steps = 55 * EPOCH
     config.train.log_every = config.train.evaluate_every = EPOCH
     config.train.save_every = 5 * EPOCH

@@ -102,3 +102,49 @@ def test_image_energies_have_a_cell_for_every_head(scripts, monkeypatch):
         assert cells["sampler"] == f"{name}, seed 0" and cells["paper: FID"] == fid
         assert (cells["entropy, early"], cells["late"]) == (1.5, 19.5)
         assert cells["acceptance"] == -19.5 and cells["iterations a second"] == 7
+
+
+def test_a_digit_has_every_score_once_trained_beside_those_of_pixels(
+    scripts, monkeypatch
+):
+    names = ("prevalence", "minimum_auprc")
+    scores = ("neighbor_energy", "feature_distance", "energy", "score_norm")
+    names += tuple(
+        f"{score}_{area}"
+        for score in scores
+        for area in ("average_precision", "auprc", "auroc")
+    )
+    log = [
+        {f"anomaly/{name}": share + i for i, name in enumerate(names)} | {"step": 1}
+        for share in (0.25, 0.5)
+    ]
+    monkeypatch.setattr(reproduce, "trained", lambda run, seed: None)
+    monkeypatch.setattr(reproduce.metric_writer, "read", lambda workdir: log)
+    asked = []
+
+    def module(*arguments):
+        asked.append(arguments)
+        kinds = {"PCA 32": "relative reconstruction", "neighbors, 9": "neighbor energy"}
+        return {
+            "results": [
+                {"baseline": name, "score": score, "average_precision": len(asked)}
+                for name, score in kinds.items()
+            ]
+        }
+
+    monkeypatch.setattr(reproduce.measure, "module", module)
+    for _ in range(2):
+        head, *rows = reproduce.table4()
+        assert [len(row) for row in rows] == [len(head)] * 10
+    # The baselines of a digit are kept.
+    assert len(asked) == 10 and "--config=configs/mnist_anomaly_small.py:9" in asked[-1]
+    cells = dict(zip(head, rows[9]))
+    assert (cells["digit"], cells["BiGAN"]) == ("9, seed 0", 0.307)
+    assert cells["chance"] == 0.5 and cells["minimum"] == 1.5
+    for name in scores:
+        for area in ("average_precision", "auprc"):
+            title = {"auprc": "AUPRC"}.get(area, "average precision")
+            expected = 0.5 + names.index(f"{name}_{area}")
+            assert cells[f"{title}, {name}"] == expected
+    assert cells["AUROC, neighbor_energy"] == 0.5 + names.index("neighbor_energy_auroc")
+    assert cells["average precision, PCA 32 of pixels"] == 10

@@ -14,6 +14,7 @@ import optax
 
 from megjax import distributed, extras, plotting
 from megjax.data.dataset import Labelled
+from megjax.evaluation import baselines
 from megjax.learners.base import Learner
 from megjax.types import Array, Evaluation, Key, PyTree, Report
 
@@ -27,8 +28,7 @@ def energy_scores(learner: Learner, features: Callable | None = None) -> Scorer:
     Data have low energy, and the penalty makes them stationary points of it. Nothing
     keeps the energy of anomalies above that of data, only that of generated samples:
     its ranking can be inverted.
-    features: (learner state, x) -> [B, F], given as "feature_distance" for `combined`
-        to turn into one.
+    features: (learner state, x) -> [B, F], given as "features" for `compared`.
     """
 
     @jax.jit
@@ -38,7 +38,7 @@ def energy_scores(learner: Learner, features: Callable | None = None) -> Scorer:
         (gradient,) = vjp(jnp.ones_like(energies))
         norm = jnp.linalg.norm(gradient.reshape(len(x), -1), axis=1)
         found = {"energy": energies, "score_norm": norm}
-        return found | ({"feature_distance": features(state, x)} if features else {})
+        return found | ({"features": features(state, x)} if features else {})
 
     return scores
 
@@ -108,7 +108,7 @@ def detection(
 
     quantile: of the test scores, at and above which an example is called anomalous
         (0.8 for KDD99); None leaves precision, recall and F1 out.
-    reference: training examples [M, ...], with which the scores are also `combined`.
+    reference: training examples [M, ...], with which features are `compared`.
 
     Metrics: the anomalies' fraction ("prevalence", which is also the area under the
     precision-recall curve of random scores), the smallest area that any scores have,
@@ -124,7 +124,7 @@ def detection(
         found = scored(scorer, state, test.x[first], batch_size=batch_size)
         if reference is not None:
             trained = scored(scorer, state, reference, batch_size=batch_size)
-            found = combined(found, trained)
+            found = compared(found, trained)
         scores = {name: values[inverse] for name, values in found.items()}
         prevalence = float(np.mean(test.labels))
         metrics = {
@@ -168,28 +168,21 @@ def scored(
     return found
 
 
-def combined(
+def compared(
     found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All scores [N], and as "combined" their mean after each is made comparable.
+    """Scores [N], and in place of "features" [N, F] two of how far from `reference`.
 
-    Comparable is the fraction of training examples that score lower, so an anomaly has to
-    stand out among those: reference holds their scores [M]. Features [N, F] first
-    become squared Mahalanobis distances from the training examples, whose covariance
-    gets a hundredth of its mean variance on the diagonal.
+    reference: what the scorer gives for training examples, of which only the features
+    [M, F] are read. "feature_distance" is their squared Mahalanobis distance from the
+    mean of those, whose covariance gets a hundredth of its mean variance on the
+    diagonal; "neighbor_energy" that of `baselines.neighbors`.
     """
-    distances = {
-        name: _mahalanobis(values, reference[name])
-        for name, values in found.items()
-        if values.ndim == 2
-    }
-    found = {**found, **{name: far for name, (far, _) in distances.items()}}
-    reference = {**reference, **{name: near for name, (_, near) in distances.items()}}
-    shares = [
-        np.searchsorted(np.sort(reference[name]), values) / len(reference[name])
-        for name, values in found.items()
-    ]
-    return {**found, "combined": np.mean(shares, axis=0)}
+    found, stored = dict(found), reference["features"]
+    features = found.pop("features")
+    energy = baselines.neighbors(stored)(features)["neighbor energy"]
+    distance = _mahalanobis(features, stored)
+    return found | {"feature_distance": distance, "neighbor_energy": energy}
 
 
 def distinct(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -326,15 +319,12 @@ def _histogram(name, scores, labels, num=60):
 
 
 def _mahalanobis(x, reference):
-    """Squared distances of x [N, F] and of the reference itself [M, F] from its mean."""
+    """Squared distances of x [N, F] from the mean of a reference [M, F]."""
     x, reference = x.astype(np.float64), reference.astype(np.float64)
     covariance = np.atleast_2d(np.cov(reference.T))
     covariance += 0.01 * np.trace(covariance) / len(covariance) * np.eye(x.shape[1])
     factor = np.linalg.cholesky(covariance)
-    return [
-        np.sum(np.linalg.solve(factor, (one - reference.mean(0)).T) ** 2, axis=0)
-        for one in (x, reference)
-    ]
+    return np.sum(np.linalg.solve(factor, (x - reference.mean(0)).T) ** 2, axis=0)
 
 
 def _squared_norm(x: Array) -> Array:

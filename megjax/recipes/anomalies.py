@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from megjax.data import kdd99, one_class
@@ -13,14 +14,13 @@ from megjax.recipes import base, image_sets, meg
 from megjax.training.experiment import Recipe
 
 
-def digit_config(digit):
-    """An experiment on MNIST without one digit, with the reference's settings."""
+def digit_config(digit, **options):
+    """An experiment on MNIST without one digit; options: of `meg.with_images`."""
     if digit not in tuple("0123456789"):
         raise ValueError(f"held-out digit {digit!r}: choose one of 0 to 9")
-    config = meg.image_config("mnist", paper=True, penalty=100.0)
+    config = meg.image_config("mnist", **options)
     del config.dataset, config.evaluation
-    config.digit = int(digit)
-    config.train.iterations_per_call = 79
+    config.digit, config.ratio.num_steps = int(digit), 0
     config.recipe = mnist_without
     return config
 
@@ -78,12 +78,17 @@ def digit_protocols(config, data, learner):
 
 
 def features(config):
-    """(learner state, x) -> what the energy's last layer reads, averaged where it is."""
+    """(learner state, x) -> what the energy's last layer reads, averaged where it is.
+
+    Standardised within each example, as `heads.Posterior` does: images with little ink
+    have small features, and would be near each other whatever they show.
+    """
     trunk = dcgan.Trunk(config.width, dtype=base.compute_dtype(config.dtype))
 
     def apply(state, x):
         weights = state.average or adversarial.weights(state)
-        return trunk.apply({"params": weights["energy"]["trunk"]}, x)
+        h = trunk.apply({"params": weights["energy"]["trunk"]}, x)
+        return jax.nn.standardize(h.astype(jnp.float32))
 
     return apply
 

@@ -170,25 +170,17 @@ def test_reconstruction_is_the_distance_to_what_is_generated():
         anomaly.reconstruction_scores(quadratic())
 
 
-def test_scores_are_combined_by_what_training_examples_score():
-    reference = {"a": np.arange(10.0), "b": 100 * np.arange(10.0)}
-    found = {"a": np.array([-1.0, 4.5, 99.0]), "b": np.array([-1.0, 1e9, 450.0])}
-    shares = anomaly.combined(found, reference)["combined"]
-    np.testing.assert_allclose(shares, [0, (0.5 + 1) / 2, (1 + 0.5) / 2])
-
-
 def test_features_become_mahalanobis_distances():
     rng = np.random.RandomState(0)
-    reference = rng.normal(size=(20_000, 2)) * [1, 3] + 5
-    far = anomaly.combined(
-        {"features": np.array([[5.0, 5.0], [7.0, 5.0], [5.0, 11.0]])},
-        {"features": reference},
-    )["features"]
+    reference = rng.normal(size=(5_000, 2)) * [1, 3] + 5
+    features = np.array([[5.0, 5.0], [7.0, 5.0], [5.0, 11.0]])
+    far = anomaly.compared({"features": features}, {"features": reference})
     # Variances 1 and 9, and a hundredth of their mean on top.
-    np.testing.assert_allclose(far, [0, 4 / 1.05, 36 / 9.05], rtol=0.05, atol=1e-2)
+    expected = [0, 4 / 1.05, 36 / 9.05]
+    np.testing.assert_allclose(far["feature_distance"], expected, rtol=0.05, atol=1e-2)
 
 
-def test_detection_combines_with_features():
+def test_detection_compares_features():
     rng = np.random.RandomState(0)
     x = rng.normal(size=(60, 3)).astype(np.float32)
     x[50:] *= 10
@@ -196,8 +188,65 @@ def test_detection_combines_with_features():
     scorer = anomaly.energy_scores(quadratic(), lambda state, x: x[:, :2])
     evaluate = anomaly.detection(scorer, test, reference=x[:50], batch_size=16)
     metrics = evaluate(None, jnp.float32(1.0)).metrics
-    for name in ("energy", "score_norm", "feature_distance", "combined"):
+    for name in ("energy", "score_norm", "feature_distance", "neighbor_energy"):
         assert metrics[f"{name}_auroc"] > 0.9
+    assert "features_auroc" not in metrics
+
+
+def test_neighbors_by_hand():
+    # Rows 0, 1 and 3 on a line, two neighbors: radii 2, 1.5 and 2.5.
+    train = np.array([[0.0], [1.0], [3.0]])
+    found = baselines.neighbors(train, num=2)(np.array([[1.5], [-2.0]]))
+    # 1.5 is .5 from 1 and 1.5 from 0 and 3: either may be the second; -2 is 2 and 3 off.
+    np.testing.assert_allclose(found["distance"], [1.0, 2.5])
+    second = np.log(2.5 + 0.01 * 2.0) - np.log((2.0 + 1.5) / 2) / 2
+    assert found["neighbor energy"][1] == pytest.approx(second)
+
+
+def test_neighbors_by_another_way():
+    rng = np.random.RandomState(0)
+    train, x = rng.normal(size=(50, 4)), 2 * rng.normal(size=(30, 4))
+    found = baselines.neighbors(train, num=3)(x)
+
+    def nearest(row, skipped):
+        distances = np.sort(np.linalg.norm(train - row, axis=1))
+        return distances[skipped : skipped + 3].mean()
+
+    radii = np.array([nearest(row, 1) for row in train])
+    order = [np.argsort(np.linalg.norm(train - row, axis=1))[:3] for row in x]
+    distance = np.array([nearest(row, 0) for row in x])
+    np.testing.assert_allclose(found["distance"], distance)
+    scale = np.log([radii[rows].mean() for rows in order]) / 2
+    expected = np.log(distance + 0.01 * np.median(radii)) - scale
+    np.testing.assert_allclose(found["neighbor energy"], expected)
+
+
+def test_a_scale_shifts_neighbor_energies_and_a_rotation_does_nothing():
+    rng = np.random.RandomState(0)
+    train, x = rng.normal(size=(40, 3)), rng.normal(size=(20, 3))
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    one = baselines.neighbors(train)(x)["neighbor energy"]
+    other = baselines.neighbors(7 * train @ rotation)(7 * x @ rotation)
+    shifted = one + np.log(7) / 2
+    np.testing.assert_allclose(other["neighbor energy"], shifted, rtol=1e-6)
+
+
+def test_the_neighborhood_is_taken_into_account():
+    # Rows 1 and 10 apart: -4 lies beside the first, 1505 in the middle of the others.
+    train = np.concatenate([np.arange(100.0), 1000 + 10 * np.arange(100.0)])
+    found = baselines.neighbors(train[:, None])(np.array([[-4.0], [1505.0]]))
+    np.testing.assert_allclose(found["distance"], [6, 13])
+    assert found["distance"][0] < found["distance"][1]
+    assert found["neighbor energy"][0] > found["neighbor energy"][1]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.9, 1.0])
+def test_equal_rows_have_finite_neighbor_energies(share):
+    train = np.random.RandomState(0).normal(size=(100, 2))
+    train[: int(share * 100)] = 1.0
+    found = baselines.neighbors(train)(np.array([[1.0, 1.0], [9.0, 9.0]]))
+    near, far = found["neighbor energy"]
+    assert np.isfinite(near) and near < far < np.inf
 
 
 def test_distinct_examples_come_back():
