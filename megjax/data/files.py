@@ -94,7 +94,7 @@ def numbers(x: Any, origin: str) -> np.ndarray:
         raise ValueError(f"{origin} is a sparse matrix: give x.toarray().")
     try:
         x = np.asarray(x)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{origin} is no array of numbers ({npz.words(error)}): give rows of one "
             "length."

@@ -1,5 +1,6 @@
 """Distances between images and features that are none: refused, or warned of, with why."""
 
+import types
 import zipfile
 
 import numpy as np
@@ -241,11 +242,12 @@ def test_a_summary_that_unpacks_to_too_much_is_refused(tmp_path):
 )
 def test_a_model_of_images_takes_floats(x, words):
     model = object.__new__(megjax.Model)
-    model.shape = (4, 4, 3)
-    for call in (model._examples, model.energy, model.score_samples):
+    model.shape, model.state = (4, 4, 3), None
+    model.learner = types.SimpleNamespace(energy=lambda state, x: x.sum((1, 2, 3)))
+    for call in (model.energy, model.score_samples):
         with pytest.raises(ValueError, match=words):
             call(x)
-    np.testing.assert_array_equal(model._examples(SIGNED), SIGNED)
+    assert model.energy(SIGNED).shape == (20,)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from tests.robustness.scripts import UNCLEAR
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-QUICK, ALL = 200, int(os.environ.get("FUZZ", "2000"))
+QUICK, ALL = 63, int(os.environ.get("FUZZ", "2000"))
 OURS = re.compile(r"/megjax/|/sklearn/(utils|base)")
 DTYPES = (
     *("uint8", "uint8", "float32", "float32", "float64", "int8", "int64", "uint16"),
