@@ -177,9 +177,9 @@ def saved(workdir):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
 def test_work_since_the_last_save_is_kept(name, scripts, tmp_path):
-    process = scripts.start(*FOREVER, f"--workdir={tmp_path}").stepping()
+    process = scripts.start(*FOREVER, f"--workdir={tmp_path}").stepping(600)
     process.kill(signal.Signals[name])
-    found = process.answer()
+    found = process.answer(600)
     step = re.search(rf"{name}: saved at step (\d+); the same command", found.stderr)
     assert found.status == 128 + signal.Signals[name] and int(step[1]) in saved(
         tmp_path
@@ -209,7 +209,7 @@ def started(tmp_path):
         process.wait()
 
 
-def stepped(tmp_path, process, seconds=300):
+def stepped(tmp_path, process, seconds=600):
     """Waits for its first line of metrics."""
     lines, end = tmp_path / "run/metrics.jsonl", time.monotonic() + seconds
     while not (lines.exists() and lines.stat().st_size):
