@@ -249,8 +249,8 @@ def annealed(
     >>> found = partition.annealed(
     ...     jax.random.key(0), lambda x: jnp.sum(x**2, -1), base, num_steps=50
     ... )
-    >>> print(f"{found.log_z:.1f}")  # log pi
-    1.1
+    >>> bool(abs(found.log_z - jnp.log(jnp.pi)) < 0.1)
+    True
     """
     module = checks.choice("kernel", kernel, **KERNELS)
     for name, value in {
