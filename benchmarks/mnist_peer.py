@@ -149,12 +149,10 @@ class Game:
 
     def generator_update(self, z) -> dict[str, torch.Tensor]:
         """One descent of the energy of samples minus the weighted information."""
-        self.energy.requires_grad_(False)
         energies, features = self.energy(self.generator(z))
         information = self.posterior(features, z).mean()
         loss = energies.mean() - self.settings["information_weight"] * information
         descend(self.generator_adam, loss)
-        self.energy.requires_grad_(True)
         return {"information": information.detach()}
 
     def energy_update(self, x, z) -> dict[str, torch.Tensor]:
@@ -190,9 +188,9 @@ class Game:
 
 
 def descend(adam: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """One step."""
+    """One step; no gradients but those of its own parameters are computed."""
     adam.zero_grad()
-    loss.backward()
+    loss.backward(inputs=[p for group in adam.param_groups for p in group["params"]])
     adam.step()
 
 

@@ -137,7 +137,8 @@ def played(config, built, distance) -> Iterator[tuple[str, Point]]:
         prepare(directory, config, built, ours.state)
         with Peer(directory) as peer:
             for num in (*range(EVERY.value, num_steps, EVERY.value), num_steps):
-                for name, run in (("ours", ours), ("peer", peer)):
+                # The peer first: whether it has torch is known at once.
+                for name, run in (("peer", peer), ("ours", ours)):
                     times = run.train(num)
                     yield name, Point(num, *times, distance(run.samples()))
 

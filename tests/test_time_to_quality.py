@@ -67,14 +67,14 @@ def test_both_take_turns(peer, small):
     with jax.set_mesh(distributed.data_mesh(jax.devices()[:1])):
         found = list(time_to_quality.played(*small, distance))
     assert [(name, point.iterations) for name, point in found] == [
-        *(("ours", 2), ("peer", 2)),
-        *(("ours", 3), ("peer", 3)),
+        *(("peer", 2), ("ours", 2)),
+        *(("peer", 3), ("ours", 3)),
     ]
     assert [point for name, point in found if name == "peer"] == [
         Point(2, 20, 2, 2.0),
         Point(3, 30, 3, 3.0),
     ]
-    (_, first), _, (_, second), _ = found
+    _, (_, first), _, (_, second) = found
     assert 0 < first.seconds < second.seconds < 600
     assert 0 < first.cpu_seconds < second.cpu_seconds
     assert -1 <= first.distance <= 1
@@ -152,4 +152,5 @@ def test_differences_by_hand(small):
     assert found["step_generator"] < 1e-6
     theirs["after/energy/output/bias"] += 1
     found = time_to_quality.differences(ours, theirs, before)
-    assert found["step_energy"] > 0.001
+    num = sum(v.size for k, v in before.items() if k.startswith("energy/"))
+    assert found["step_energy"] == pytest.approx(num**-0.5, rel=1e-3)
