@@ -3,7 +3,7 @@
 python train.py --config=configs/density_pinwheel.py
 python evaluate.py --workdir=runs/density_pinwheel
 
-MEASURED
+Measured, one seed: -2.208 nats for held-out points at inverse temperature 1.
 """
 
 from megjax.recipes import density

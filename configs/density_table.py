@@ -4,7 +4,7 @@ python train.py --config=configs/density_table.py --config.path=table.npy
 python evaluate.py --workdir=runs/density_table
 
 Columns with few different values have no density: add noise as wide as their steps
-first. MEASURED
+first. Time and result depend on the data.
 """
 
 from megjax.recipes import density

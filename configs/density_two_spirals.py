@@ -3,7 +3,8 @@
 python train.py --config=configs/density_two_spirals.py
 python evaluate.py --workdir=runs/density_two_spirals
 
-MEASURED
+Measured, one seed: 0.16 nats from the truth at inverse temperature 1, of its 10,000 points,
+which features as fine as those of the Gaussians overfit.
 """
 
 from megjax.recipes import density

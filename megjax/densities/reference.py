@@ -78,22 +78,31 @@ class Parts(NamedTuple):
     log_shares: Array
 
 
-def moments(x: Array, jitter: float = 1e-6) -> Moments:
-    """Mean and covariance of rows x [N, D], the correlations shrunk to have an inverse.
+ROWS_PER_COLUMN = 5
+"""Above so many, correlations are not shrunk: tables can lie near a plane, and the
+likelihood then hangs on how near."""
 
-    As Ledoit and Wolf 2004 shrink a covariance. jitter: added to the correlations'
-    diagonal, for sets that lie in a plane. Constant columns get variance 1.
+
+def moments(x: Array, jitter: float = 1e-5) -> Moments:
+    """Mean and covariance of rows x [N, D].
+
+    Of few rows a column the correlations are shrunk to have an inverse, as Ledoit and
+    Wolf 2004 shrink a covariance. jitter: added to the correlations' diagonal. Constant
+    columns get variance 1.
     """
     num, dim = x.shape
     mean, std = jnp.mean(x, axis=0), jnp.std(x, axis=0)
-    std = jnp.where(std > 0, std, 1)
+    constant = std == 0
+    std = jnp.where(constant, 1, std)
     scaled = (x - mean) / std
-    correlation = scaled.T @ scaled / num
     identity = jnp.eye(dim, dtype=x.dtype)
-    distance = jnp.sum((correlation - identity) ** 2)
-    fourth = jnp.mean(jnp.sum(scaled**2, axis=1) ** 2)
-    error = jnp.maximum(fourth - jnp.sum(correlation**2), 0) / num
-    weight = jnp.minimum(error / jnp.where(distance > 0, distance, 1), 1)
+    correlation = scaled.T @ scaled / num + jnp.where(constant, identity, 0)
+    weight = jnp.zeros([], x.dtype)
+    if num <= ROWS_PER_COLUMN * dim:
+        distance = jnp.sum((correlation - identity) ** 2)
+        fourth = jnp.mean(jnp.sum(scaled**2, axis=1) ** 2)
+        error = jnp.maximum(fourth - jnp.sum(correlation**2), 0) / num
+        weight = jnp.minimum(error / jnp.where(distance > 0, distance, 1), 1)
     correlation = (1 - weight) * correlation + (weight + jitter) * identity
     return Moments(mean, std[:, None] * jnp.linalg.cholesky(correlation))
 
