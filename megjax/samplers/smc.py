@@ -93,28 +93,14 @@ def warm_up(
     ModuleNotFoundError without blackjax.
     """
     with extras.needed("sampling"):
-        from blackjax.smc import adaptive_tempered, resampling
+        from blackjax.smc import adaptive_tempered
     key_draw, key_move = jax.random.split(key)
     reference = spec.reference or around(positions)
     if reference.sample:
         positions = reference.sample(key_draw, positions.shape, positions.dtype)
     positions = distributed.shard(positions)
-
-    def step_fn(key, state, log_density_fn, step_size, factor):
-        local = spec.kernel_fn(log_density_fn, step_size=step_size, factor=factor)
-        return local.step(key, state)
-
-    def init_fn(position, log_density_fn):
-        return spec.kernel_fn(log_density_fn, step_size=1.0).init(position)
-
-    transition = adaptive_tempered.build_kernel(
-        reference.log_density,
-        lambda x: log_density_fn(x) - reference.log_density(x),
-        step_fn,
-        init_fn,
-        resampling.systematic,
-        spec.share,
-    )
+    num, dtype = len(positions), positions.dtype
+    transition = _transition(log_density_fn, spec, reference)
 
     def advance(carry):
         state = carry.particles
@@ -122,15 +108,14 @@ def warm_up(
         shared = {"step_size": jnp.exp(carry.log_step_size), "factor": factor}
         shared = jax.tree.map(lambda value: value[None], shared)
         key = jax.random.fold_in(key_move, carry.num_temperatures)
-        moved = state.tempering_param >= 1
-        state, info = transition(key, state, spec.num_steps, shared)
+        moved, info = transition(key, state, spec.num_steps, shared)
         accepted = jnp.mean(distributed.whole(info.update_info.acceptance_rate))
         return Progress(
-            state,
+            moved,
             carry.log_step_size + correction(accepted, target_acceptance),
             carry.log_z + info.log_likelihood_increment,
             carry.num_temperatures + 1,
-            moved,
+            state.tempering_param >= 1,
             carry.lines[info.ancestors],
         )
 
@@ -138,28 +123,51 @@ def warm_up(
         enough = (carry.num_temperatures + 1) * spec.num_steps > num_steps
         return ~carry.moved & ~enough
 
-    dtype = positions.dtype
-    first = adaptive_tempered.init(positions)._replace(
-        weights=jnp.full(len(positions), 1 / len(positions), dtype),
-        tempering_param=jnp.zeros((), dtype),
-    )
     zero = jnp.zeros((), dtype)
-    lines = jnp.arange(len(positions))
-    begun = Progress(first, zero, zero, jnp.int32(0), jnp.bool_(False), lines)
+    first = adaptive_tempered.init(positions)._replace(
+        weights=jnp.full(num, 1 / num, dtype), tempering_param=zero
+    )
+    begun = Progress(first, zero, zero, jnp.int32(0), zero > 0, jnp.arange(num))
     end = jax.lax.while_loop(unfinished, advance, begun)
-    states, weights, beta = end.particles
+    init = functools.partial(_init, spec, log_density_fn=log_density_fn)
+    return _found(end, dense=dense), jax.vmap(init)(end.particles.particles)
+
+
+def _transition(log_density_fn, spec, reference):
+    """blackjax's step from one temperature to the next."""
+    with extras.needed("sampling"):
+        from blackjax.smc import adaptive_tempered, resampling
+
+    def step(key, state, log_density_fn, step_size, factor):
+        local = spec.kernel_fn(log_density_fn, step_size=step_size, factor=factor)
+        return local.step(key, state)
+
+    return adaptive_tempered.build_kernel(
+        reference.log_density,
+        lambda x: log_density_fn(x) - reference.log_density(x),
+        step,
+        functools.partial(_init, spec),
+        resampling.systematic,
+        spec.share,
+    )
+
+
+def _init(spec, position, log_density_fn):
+    return spec.kernel_fn(log_density_fn, step_size=1.0).init(position)
+
+
+def _found(end, *, dense) -> Parameters:
+    particles, weights, beta = end.particles
     num_lines, error = ancestry(end.lines)
-    found = Parameters(
+    return Parameters(
         jnp.exp(end.log_step_size),
-        factor_of(states, weights, dense=dense),
+        factor_of(particles, weights, dense=dense),
         end.log_z,
         error,
         beta,
         end.num_temperatures,
         num_lines,
     )
-    init = functools.partial(init_fn, log_density_fn=log_density_fn)
-    return found, jax.vmap(init)(states)
 
 
 def around(positions: Array) -> tempering.Reference:

@@ -318,8 +318,12 @@ def renewed(replica: PyTree, beta: Array) -> PyTree:
 
 
 def log_weights(parts: Parts) -> Array:
-    """log p - log r, of which a step in inverse temperature is a multiple: [...]."""
-    return parts.log_density - parts.log_reference
+    """log p - log r, of which a step in inverse temperature is a multiple: [...].
+
+    -inf where p is not defined, as draws of the reference may lie outside of its support.
+    """
+    weights = parts.log_density - parts.log_reference
+    return jnp.where(jnp.isnan(weights), -jnp.inf, weights)
 
 
 def swap_log_ratios(inverse_temperatures: Array, log_weights: Array) -> Array:
@@ -534,7 +538,9 @@ def _laid(adapted) -> Adaptation:
         jnp.exp(onto(search.tuner.log_average))
     )
     search = search._replace(tuner=tuner, factor=onto(search.factor))
-    return Adaptation(new, search, jnp.zeros_like(rejections), jnp.float32(0))
+    zeros = jnp.zeros_like(rejections), jnp.zeros_like(count)
+    laid = Adaptation(new, search, *zeros)
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), laid, adapted)
 
 
 def _offset(betas):
