@@ -108,16 +108,21 @@ def begin(
     dense: bool,
 ) -> tuple[PyTree, Adaptation]:
     """States of chains at positions [chains, dim], and a warm-up that begins."""
-    dim = positions.shape[1]
+    adapted = fresh(positions.shape[1], dense=dense)
+    init = _kernel(log_density_fn, kernel_fn, adapted).init
+    return jax.vmap(init)(positions), adapted
+
+
+def fresh(dim: int, *, dense: bool) -> Adaptation:
+    """A warm-up of which no step is made."""
     factor = jnp.eye(dim) if dense else jnp.ones(dim)
-    fresh = Adaptation(
+    return Adaptation(
         adaptation.tuner(1.0),
         jnp.int32(0),
         jnp.bool_(True),
         factor,
         Moments(jnp.float32(0), jnp.zeros(dim), jnp.zeros_like(factor)),
     )
-    return jax.vmap(_kernel(log_density_fn, kernel_fn, fresh).init)(positions), fresh
 
 
 def advance(
@@ -146,19 +151,19 @@ def advance(
         # Whole, so that any number of devices adds in the same order.
         acceptance = jnp.mean(distributed.whole(infos.acceptance_rate))
         acceptance = jnp.nan_to_num(acceptance).astype(jnp.float32)
-        adapted = _tuned(adapted, acceptance, target_acceptance)
+        adapted = tuned(adapted, acceptance, target_acceptance)
         x = distributed.whole(_positions(adapted, states))
         inside = (index >= first) & (index < jnp.max(ends))
-        moments = _joined(adapted.moments, x)
+        moments = joined(adapted.moments, x)
         moments = _where(inside, moments, adapted.moments)
         adapted = adapted._replace(moments=moments)
         return jax.lax.cond(
-            jnp.any(index + 1 == ends), renewed, lambda *same: same, states, adapted
+            jnp.any(index + 1 == ends), restarted, lambda *same: same, states, adapted
         )
 
-    def renewed(states, adapted):
+    def restarted(states, adapted):
         x = _positions(adapted, states)
-        adapted = _renewed(adapted)
+        adapted = renewed(adapted)
         fixed = _kernel(log_density_fn, kernel_fn, adapted)
         solve = jax.vmap(preconditioner.solved, (None, 0))
         return jax.vmap(fixed.init)(solve(adapted.factor, x)), adapted
@@ -181,7 +186,7 @@ def _positions(adapted, states) -> Array:
     return scale(adapted.factor, states.position)
 
 
-def _tuned(adapted, acceptance, target_acceptance) -> Adaptation:
+def tuned(adapted, acceptance, target_acceptance) -> Adaptation:
     """The step size after a step: doubled or halved at first, then dual averaging."""
     above = acceptance > target_acceptance
     direction = jnp.where(
@@ -200,7 +205,7 @@ def _tuned(adapted, acceptance, target_acceptance) -> Adaptation:
     return adapted._replace(tuner=tuner, direction=direction, searching=further)
 
 
-def _joined(moments, x) -> Moments:
+def joined(moments, x) -> Moments:
     """Moments with draws x [chains, dim] more (Chan, Golub and LeVeque 1983)."""
     count = moments.count + len(x)
     mean = jnp.mean(x, axis=0)
@@ -214,7 +219,7 @@ def _joined(moments, x) -> Moments:
     return Moments(count, mean, moments.squares + added)
 
 
-def _renewed(adapted) -> Adaptation:
+def renewed(adapted) -> Adaptation:
     """The end of a window: its covariance, its correlations shrunk, and a fresh search."""
     count, _, squares = adapted.moments
     covariance = squares / jnp.maximum(count - 1, 1)

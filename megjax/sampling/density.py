@@ -43,6 +43,8 @@ STATS = {
     "energy_change": "energy_error",
     "num_integration_steps": "n_steps",
     "num_trajectory_expansions": "tree_depth",
+    "swap_rate": "swap_rate",
+    "round_trips": "round_trips",
 }
 """Field of an info -> ArviZ's name; others of its fields are left out."""
 
@@ -80,9 +82,11 @@ def sample(
     log_density_fn: a position, `init` without the chain axis -> log-density [], up to a
     constant. init: any PyTree of floats [chains, ...], where the chains start.
     kernel: "nuts", "mclmc" (both of blackjax), "hmc", "mala", "rwm" or
-    "gradient_adaptive"; a kernel builder (log_density_fn, *, step_size) -> Kernel of
-    vectors [dim]; a Kernel or a blackjax algorithm of such positions, ready to run; a
-    trained proposal: a Model, or (learner, state).
+    "gradient_adaptive"; for many modes "tempering" or "smc", or
+    `samplers.tempering.Spec` or `samplers.smc.Spec` with settings of one's own; a
+    kernel builder (log_density_fn, *, step_size) -> Kernel of vectors [dim]; a Kernel
+    or a blackjax algorithm of such positions, ready to run; a trained proposal: a
+    Model, or (learner, state).
     num_warmup: steps that learn step size and mass matrix, and are thrown away; all
     chains share what is learned. num_samples: draws of each chain, every `thin` steps.
     bijector: for variables with bounds, `samplers.bijectors` in the place of each, as
@@ -91,6 +95,14 @@ def sample(
     from there, to the same bits.
     mass_matrix: "diagonal" or "dense". target_acceptance: of the step size; by default
     the kernel's own, 0.8 for NUTS. More of it helps against divergences.
+
+    "tempering" moves replicas of every chain at several temperatures. It adds the
+    stats `swap_rate` and `round_trips`, and the attributes (`draws.attrs`)
+    `inverse_temperatures`, `swap_rates`, `barrier` and, with a reference, the evidence
+    `log_z` and `log_z_error`. "smc" takes the chains for particles, which it draws from
+    a normal around `init` and leads to the density in at most num_warmup steps; then
+    each is a chain, but only all together have the modes' weights. It adds `log_z`,
+    `log_z_error`, `num_temperatures` and `num_lines`.
 
     The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`, `n_steps`,
     `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
@@ -153,13 +165,18 @@ def sample(
         if kept:
             kept.finish()
     groups = _groups(draws, thin, method.step_size(parameters))
+    attributes, words = method.report(parameters, draws.observations | draws.infos)
+    for line in words:
+        warnings.warn(line, stacklevel=2)
     cause_fn = functools.partial(
         _cause, _hashable(log_density_fn), variables, init, groups["posterior"]
     )
-    _warn(arviz, groups, thin, cause_fn)
+    _warn(arviz, groups, thin, cause_fn, mixes=method.mixes)
     if method.target_acceptance:
         _warn_of_tuning(groups, target_acceptance or method.target_acceptance)
-    return mcmc.inference_data(groups)
+    found = mcmc.inference_data(groups)
+    found.attrs.update(attributes)
+    return found
 
 
 def _remembered(kept, method, task, parameters):
@@ -312,7 +329,8 @@ def _problem(log_density_fn, method, variables, treedef, shapes) -> Problem:
     def observe(parameters, state):
         u = method.position(parameters, state)
         found = {f"posterior.{k}": v for k, v in _named(outward(u)).items()}
-        return found | {"lp": _log_density(state, unbounded, u)}
+        found |= {"lp": _log_density(state, unbounded, u)}
+        return found | method.observe(state)
 
     return Problem(unbounded, inward, outward, draw.Chain(init, step, observe))
 
@@ -403,8 +421,9 @@ def _groups(draws, thin, step_size) -> Mapping[str, Mapping[str, np.ndarray]]:
     if thin > 1:
         # A mean over several transitions is no energy.
         stats.pop("energy", None)
-    if "n_steps" in stats:
-        stats["n_steps"] = np.rint(stats["n_steps"] * thin).astype(np.int64)
+    for name in ("n_steps", "round_trips"):
+        if name in stats:
+            stats[name] = np.rint(stats[name] * thin).astype(np.int64)
     if step_size is not None:
         stats["step_size"] = np.full(lp.shape, float(step_size), np.float32)
     return {"posterior": posterior, "sample_stats": stats}
@@ -458,7 +477,7 @@ def _probed(log_density_fn, variables, x):
     return jnp.stack(found)
 
 
-def _warn(arviz, groups, thin, cause_fn) -> None:
+def _warn(arviz, groups, thin, cause_fn, *, mixes) -> None:
     """One line each for divergences, chains that differ and too few effective draws.
 
     cause_fn: () -> the cause of divergences.
@@ -474,7 +493,7 @@ def _warn(arviz, groups, thin, cause_fn) -> None:
                 f"the support: parts of the density may be missing; {cause_fn()}",
                 stacklevel=3,
             )
-    if num_draws < 4:
+    if num_draws < 4 or not mixes:
         return
     worst = {"rhat": (0.0, ""), "ess": (math.inf, "")}
     for name, values in groups["posterior"].items():

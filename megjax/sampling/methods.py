@@ -15,6 +15,7 @@ import tqdm
 
 from megjax import distributed, errors
 from megjax.learners.base import Learner
+from megjax.metrics import mcmc
 from megjax.samplers import (
     from_blackjax,
     gradient_adaptive,
@@ -22,6 +23,8 @@ from megjax.samplers import (
     mala,
     preconditioner,
     rwm,
+    smc,
+    tempering,
     window_adaptation,
 )
 from megjax.samplers.kernel import Kernel
@@ -45,6 +48,10 @@ class Method(NamedTuple):
     target_acceptance: that its step size is tuned for by default; None without tuning.
     form: "flat" where positions become vectors, "array" where they stay the array that
         is their only leaf, "tree" where they stay as they are given.
+    mixes: whether every chain has to explore all of the density.
+    observe: state -> name -> array, recorded besides the position.
+    report: (parameters, what was recorded and infos, name -> [chains, draws, ...]) ->
+        (attributes of the draws, warnings).
     """
 
     kernel: Callable
@@ -53,6 +60,9 @@ class Method(NamedTuple):
     step_size: Callable = lambda parameters: None
     target_acceptance: float | None = None
     form: str = "flat"
+    mixes: bool = True
+    observe: Callable = lambda state: {}
+    report: Callable = lambda parameters, found: ({}, [])
 
 
 class Task(NamedTuple):
@@ -109,6 +119,10 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
                 "kernel builder, a Kernel, a blackjax algorithm or a Model."
             )
         return METHODS[kernel], ()
+    if isinstance(kernel, tempering.Spec):
+        return _tempered(kernel), ()
+    if isinstance(kernel, smc.Spec):
+        return _particles(kernel), ()
     learner, state = _trained(kernel)
     if learner is not None:
         return _learned(learner), state
@@ -310,6 +324,151 @@ def _jittered_hmc(log_density_fn, *, step_size):
     return Kernel(hmc.hmc(log_density_fn, step_size=1.0).init, step)
 
 
+@functools.lru_cache(maxsize=32)
+def _tempered(spec: tempering.Spec) -> Method:
+    """Parallel tempering, with windows of warm-up."""
+    tempering.ladder(spec)
+
+    def kernel(log_density_fn, parameters):
+        return tempering.tempering(
+            log_density_fn,
+            **parameters._asdict(),
+            reference=spec.reference,
+            kernel_fn=spec.kernel_fn,
+            num_steps=spec.num_steps,
+        )
+
+    def observe(state):
+        return {"log_weights": tempering.log_weights(state.replicas.aux)}
+
+    return Method(
+        kernel,
+        functools.partial(_replicas, spec),
+        step_size=lambda parameters: parameters.step_sizes[0],
+        observe=observe,
+        report=functools.partial(_tempering_report, spec),
+    )
+
+
+def _replicas(spec, task):
+    """The warm-up of `_tempered`."""
+    fixed = (task.log_density_fn, spec)
+    states, adapted = _replicas_begun(*fixed, task.dense, task.positions)
+    windows = window_adaptation.schedule(task.num_steps)
+    target = np.float32(task.target_acceptance or _target(spec.kernel_fn))
+    for steps in _pieces(task):
+        states, adapted = _replicas_advanced(
+            *fixed, task.key, states, adapted, steps, windows, target
+        )
+    return tempering.parameters(adapted), states
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _replicas_begun(log_density_fn, spec, dense, positions):
+    positions = distributed.shard(positions)
+    return tempering.begin(log_density_fn, spec, positions, dense=dense)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _replicas_advanced(log_density_fn, spec, key, states, adapted, *settings):
+    return tempering.advance(key, log_density_fn, spec, states, adapted, *settings)
+
+
+def _tempering_report(spec, parameters, found):
+    """The ladder, what its pairs accept, round trips and, with a reference, log Z."""
+    betas = np.float64(parameters.inverse_temperatures)
+    weights = np.float64(found["log_weights"])
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratios = np.exp(np.minimum(tempering.swap_log_ratios(betas, weights), 0))
+    rates = np.mean(ratios, axis=(0, 1))
+    barrier = float(np.sum(1 - rates))
+    attributes = {
+        "inverse_temperatures": betas.tolist(),
+        "swap_rates": rates.tolist(),
+        "barrier": barrier,
+    }
+    if spec.reference:
+        log_z, added = tempering.log_normaliser(betas, weights)
+        size = mcmc.effective_sample_size(added)
+        attributes["log_z"] = log_z
+        attributes["log_z_error"] = float(np.std(added) / np.sqrt(size))
+    words = []
+    if not np.any(found["round_trips"]):
+        words.append(
+            f"no replica came back from the hot end (barrier {barrier:.1f} with "
+            f"{len(betas)} replicas): modes may be missing; raise num_warmup and "
+            f"num_samples, or num_replicas of tempering.Spec to {2 * barrier + 2:.0f}"
+        )
+    return attributes, words
+
+
+@functools.lru_cache(maxsize=32)
+def _particles(spec: smc.Spec) -> Method:
+    """Sequential Monte Carlo for a warm-up, whose particles are the chains."""
+
+    def kernel(log_density_fn, parameters):
+        return spec.kernel_fn(
+            log_density_fn, step_size=parameters.step_size, factor=parameters.factor
+        )
+
+    return Method(
+        kernel,
+        functools.partial(_particles_warmed, spec),
+        step_size=lambda parameters: parameters.step_size,
+        mixes=False,
+        report=_smc_report,
+    )
+
+
+def _particles_warmed(spec, task):
+    """The warm-up of `_particles`."""
+    settings = (spec, task.dense, task.num_steps)
+    target = np.float32(task.target_acceptance or _target(spec.kernel_fn))
+    return _particles_moved(*task[:2], settings, task.positions, target)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _particles_moved(key, log_density_fn, settings, positions, target):
+    spec, dense, num_steps = settings
+    positions = distributed.shard(positions)
+    return smc.warm_up(
+        key,
+        log_density_fn,
+        spec,
+        positions,
+        num_steps=num_steps,
+        target_acceptance=target,
+        dense=dense,
+    )
+
+
+def _smc_report(parameters, found):
+    """log Z and the number of temperatures."""
+    del found
+    attributes = {
+        "log_z": float(parameters.log_z),
+        "log_z_error": float(parameters.log_z_error),
+        "num_temperatures": int(parameters.num_temperatures),
+        "num_lines": float(parameters.num_lines),
+    }
+    words = []
+    reached = float(parameters.inverse_temperature)
+    if reached < 1:
+        words.append(
+            f"the particles came to inverse temperature {reached:.2g} of 1 only: the "
+            "draws before their burn-in are not of the density; raise num_warmup"
+        )
+        attributes["log_z"] = float("nan")
+    return attributes, words
+
+
+def _target(kernel_fn):
+    """The acceptance to tune a builder for."""
+    while isinstance(kernel_fn, functools.partial):
+        kernel_fn = kernel_fn.func
+    return TARGETS.get(kernel_fn, from_blackjax.TARGET_ACCEPTANCE)
+
+
 TARGETS = {
     from_blackjax.nuts: from_blackjax.TARGET_ACCEPTANCE,
     hmc.hmc: from_blackjax.TARGET_ACCEPTANCE,
@@ -331,4 +490,6 @@ METHODS = {
         _gradient_adaptive,
         step_size=lambda _: gradient_adaptive.STEP_SIZE,
     ),
+    "tempering": _tempered(tempering.Spec()),
+    "smc": _particles(smc.Spec()),
 }

@@ -101,6 +101,7 @@ KERNELS = {
     "mala": "mala",
     "rwm": "rwm",
     "gradient_adaptive": "gradient_adaptive",
+    "tempering": "tempering",
     "builder": functools.partial(hmc.hmc, num_integration_steps=3),
     "fixed": functools.partial(mala.mala, step_size=0.2),
     "Kernel": mala.mala(gaussian, step_size=0.2),
@@ -117,7 +118,7 @@ def trained_proposal():
     return learner, learner.init(jax.random.key(0), jnp.zeros((1, 2)))
 
 
-SLOW = ("mclmc", "blackjax with a key", "builder")
+SLOW = ("mclmc", "tempering", "blackjax with a key", "builder")
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
     for name in [*KERNELS, "trained"]
@@ -247,7 +248,7 @@ def test_chains_that_stand_still_are_warned_of():
 
 
 @pytest.mark.parametrize(
-    "kernel", [pytest.param("nuts", marks=pytest.mark.slow), "mala"]
+    "kernel", [pytest.param("nuts", marks=pytest.mark.slow), "mala", "tempering"]
 )
 def test_resumed_chains_are_the_same_to_the_bit(tmp_path, kernel):
     settings = {"kernel": kernel, "num_warmup": 50, "thin": 2, "seed": 3}
@@ -279,7 +280,8 @@ def test_thinned_draws_are_those_of_the_same_chain():
 
 
 @pytest.mark.parametrize(
-    "kernel", [pytest.param("nuts", marks=pytest.mark.slow), "mala"]
+    "kernel",
+    [pytest.param(k, marks=pytest.mark.slow) for k in ("nuts", "tempering")] + ["mala"],
 )
 def test_double_precision(float64, kernel):
     settings = {"kernel": kernel, "num_warmup": 200, "num_samples": 500}
