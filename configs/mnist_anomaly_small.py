@@ -3,7 +3,8 @@
 python train.py --config=configs/mnist_anomaly_small.py:1
 
 `neighbor_energy` is the score to read: nearest training images in the features of the
-energy, chosen with these settings on digits 3 and 8; see RESULTS.md for all digits.
+energy. It was chosen on digit 3, in runs shorter than this; the time that this length
+takes and the other digits have not been measured.
 """
 
 from megjax.recipes import anomalies
