@@ -21,7 +21,10 @@ def modes(x):
     return jnp.logaddexp(*parts) + jnp.log(3.0)
 
 
-@pytest.mark.parametrize("spec", ["smc", smc.Spec(tempering.normal(0.0, 6.0))])
+WIDE = smc.Spec(tempering.normal(0.0, 6.0))
+
+
+@pytest.mark.parametrize("spec", ["smc", pytest.param(WIDE, marks=pytest.mark.slow)])
 def test_weights_of_modes_and_the_evidence(spec):
     init = jnp.tile(jnp.array([5.0, 0.0]), (2000, 1))
     with warnings.catch_warnings():

@@ -122,7 +122,9 @@ def squares_from_exact_draws(ratio_fn, reference, num_steps):
 
 
 @pytest.mark.parametrize("reference", [None, tempering.normal(0.0, 3.0)])
-@pytest.mark.parametrize("ratio_fn", ["right", "without", "sign"])
+@pytest.mark.parametrize(
+    "ratio_fn", ["right", "without", pytest.param("sign", marks=pytest.mark.slow)]
+)
 def test_the_kernel_keeps_the_densities_of_all_replicas(
     monkeypatch, ratio_fn, reference
 ):
@@ -140,7 +142,9 @@ def test_the_kernel_keeps_the_densities_of_all_replicas(
     assert np.sum(trips) > 0
 
 
-@pytest.mark.parametrize("kernel_fn", [mala.mala, hmc.hmc])
+@pytest.mark.parametrize(
+    "kernel_fn", [mala.mala, pytest.param(hmc.hmc, marks=pytest.mark.slow)]
+)
 def test_what_replicas_keep_is_of_their_positions(float64, kernel_fn):
     reference = tempering.normal(1.0, 2.0)
     target = targets.banana()
@@ -215,7 +219,7 @@ def grid_shares(draws):
 
 
 def test_25_modes_from_one():
-    """All shares within 3 standard errors, in a million gradients; NUTS leaves none."""
+    """All shares within 3 standard errors, in fewer than a million gradients."""
     grid = toy.grid_25()
     target = targets.mixture("25 Gaussians", grid)
     init = jnp.tile(jnp.asarray(grid.centres[0]), (32, 1))
