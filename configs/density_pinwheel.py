@@ -3,12 +3,17 @@
 python train.py --config=configs/density_pinwheel.py
 python evaluate.py --workdir=runs/density_pinwheel
 
-Measured, one seed: -2.208 nats for held-out points at inverse temperature 1.
+Measured, one seed: -2.109 nats for held-out points at inverse temperature 1; a mixture
+chosen by BIC has -2.119, kernels -2.149.
 """
 
 from megjax.recipes import density
 
 
 def get_config():
-    """The settings of every density in the plane."""
-    return density.plane_config("four_spin")
+    """Coarser features and fewer steps than for Gaussians: 10,000 points are overfit."""
+    config = density.plane_config("four_spin")
+    config.network.scale = 4.0
+    config.train.num_steps = 500
+    config.train.save_every = config.train.evaluate_every = 500
+    return config

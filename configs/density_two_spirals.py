@@ -3,13 +3,17 @@
 python train.py --config=configs/density_two_spirals.py
 python evaluate.py --workdir=runs/density_two_spirals
 
-Measured, one seed: 0.16 nats from the truth at inverse temperature 1, of its 10,000 points,
-which features as fine as those of the Gaussians overfit.
+Measured, one seed: 0.017 nats from the truth at inverse temperature 1, -2.670 nats for
+held-out points; a mixture chosen by BIC has -2.689, kernels -2.700.
 """
 
 from megjax.recipes import density
 
 
 def get_config():
-    """The settings of every density in the plane."""
-    return density.plane_config("two_spirals")
+    """Coarser features and fewer steps than for Gaussians: 10,000 points are overfit."""
+    config = density.plane_config("two_spirals")
+    config.network.scale = 4.0
+    config.train.num_steps = 800
+    config.train.save_every = config.train.evaluate_every = 800
+    return config
