@@ -80,6 +80,12 @@ def side(fields):
     return known.get(fields.dataset) or fields.image_size
 
 
+def channels(fields):
+    """Channels of the images that a config asks for."""
+    grey = fields.dataset == "digits" or fields.dataset in MNIST
+    return fields.get("num_stacked", 1 if grey else 3)
+
+
 def data(config):
     """The training images of `config.dataset`."""
     tfds = functools.partial(images.tfds_images, data_dir=config.data_dir or None)
