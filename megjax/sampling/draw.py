@@ -133,7 +133,8 @@ def chains(
     ((4, 10, 2), ['acceptance_rate', 'is_accepted', 'is_divergent'])
     """
     for name, value, least in (
-        *(("num_steps", num_steps, 1), ("thin", thin, 1), ("burn_in", burn_in, 0)),
+        # A burn-in may be all that is wanted.
+        *(("num_steps", num_steps, 0), ("thin", thin, 1), ("burn_in", burn_in, 0)),
         ("steps_per_call", steps_per_call, 1),
     ):
         checks.whole(name, value, least)

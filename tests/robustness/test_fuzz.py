@@ -140,7 +140,7 @@ FUNCTIONS = {
     "draw.chains": (
         drawn,
         {
-            "num_steps": (COUNTS, (0, *NOT_WHOLE)),
+            "num_steps": (COUNTS, NOT_WHOLE),
             "thin": ((1,), (0, *NOT_WHOLE)),
             "burn_in": ((0, 1), NOT_WHOLE),
             "steps_per_call": ((5,), (0, *NOT_WHOLE)),

@@ -24,6 +24,14 @@ FOREVER = (
 )
 
 
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """SIGHUP as a terminal has it, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_signals_become_a_question(name):
     number = signal.Signals[name]
