@@ -4,7 +4,7 @@ python train.py --config=configs/density_8gaussians.py
 python evaluate.py --workdir=runs/density_8gaussians
 
 Measured, three seeds: 0.001 to 0.002 nats from the truth at inverse temperature 1, log Z off
-by less than 0.012; as long as 25 Gaussians.
+by less than 0.012; 32 CPU seconds.
 """
 
 from megjax.recipes import density

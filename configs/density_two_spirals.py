@@ -3,8 +3,8 @@
 python train.py --config=configs/density_two_spirals.py
 python evaluate.py --workdir=runs/density_two_spirals
 
-Measured, one seed: 0.017 nats from the truth at inverse temperature 1, -2.670 nats for
-held-out points; a mixture chosen by BIC has -2.689, kernels -2.700.
+Measured, three seeds: 0.016 to 0.019 nats from the truth at inverse temperature 1, -2.67 nats
+for held-out points; a mixture chosen by BIC has -2.69, kernels -2.70. 20 CPU seconds.
 """
 
 from megjax.recipes import density
