@@ -221,29 +221,38 @@ def _windowed(kernel_fn, target_acceptance) -> Method:
 
 def _windows(kernel_fn, target_acceptance, task):
     """The warm-up of `_windowed`."""
-    fixed = (task.log_density_fn, kernel_fn)
+    states, adapted = _adapted(window_adaptation, kernel_fn, target_acceptance, task)
+    return window_adaptation.parameters(adapted), states
+
+
+def _adapted(adaptation, settings, target_acceptance, task):
+    """(states, what was learned) of a module's `begin` and `advance` in windows.
+
+    settings: a kernel builder or a Spec, hashable, that both take.
+    """
+    fixed = (adaptation, task.log_density_fn, settings)
     states, adapted = _windows_begun(*fixed, task.dense, task.positions)
-    _check_gradients(states)
+    _check_gradients(getattr(states, "replicas", states))
     windows = window_adaptation.schedule(task.num_steps)
     target = np.float32(task.target_acceptance or target_acceptance)
     for steps in _pieces(task):
         states, adapted = _windows_advanced(
             *fixed, task.key, states, adapted, steps, windows, target
         )
-    return window_adaptation.parameters(adapted), states
+    return states, adapted
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _windows_begun(log_density_fn, kernel_fn, dense, positions):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _windows_begun(adaptation, log_density_fn, settings, dense, positions):
     positions = distributed.shard(positions)
-    return window_adaptation.begin(log_density_fn, kernel_fn, positions, dense=dense)
+    return adaptation.begin(log_density_fn, settings, positions, dense=dense)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _windows_advanced(log_density_fn, kernel_fn, key, states, adapted, *settings):
-    return window_adaptation.advance(
-        key, log_density_fn, kernel_fn, states, adapted, *settings
-    )
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def _windows_advanced(
+    adaptation, log_density_fn, settings, key, states, adapted, *rest
+):
+    return adaptation.advance(key, log_density_fn, settings, states, adapted, *rest)
 
 
 def _pieces(task):
@@ -352,26 +361,9 @@ def _tempered(spec: tempering.Spec) -> Method:
 
 def _replicas(spec, task):
     """The warm-up of `_tempered`."""
-    fixed = (task.log_density_fn, spec)
-    states, adapted = _replicas_begun(*fixed, task.dense, task.positions)
-    windows = window_adaptation.schedule(task.num_steps)
-    target = np.float32(task.target_acceptance or _target(spec.kernel_fn))
-    for steps in _pieces(task):
-        states, adapted = _replicas_advanced(
-            *fixed, task.key, states, adapted, steps, windows, target
-        )
+    target_acceptance = _target(spec.kernel_fn)
+    states, adapted = _adapted(tempering, spec, target_acceptance, task)
     return tempering.parameters(adapted), states
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _replicas_begun(log_density_fn, spec, dense, positions):
-    positions = distributed.shard(positions)
-    return tempering.begin(log_density_fn, spec, positions, dense=dense)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _replicas_advanced(log_density_fn, spec, key, states, adapted, *settings):
-    return tempering.advance(key, log_density_fn, spec, states, adapted, *settings)
 
 
 def _tempering_report(spec, parameters, found):

@@ -123,8 +123,9 @@ def test_zeros_and_ones_of_any_type_are_rows(kind):
 
 
 def test_what_a_scaler_rounds_is_inside():
-    machine().fit(changed(1 + 1e-12)).transform(changed(-1e-9))
-    machine().fit(changed(0.5))
+    hidden = machine().fit(changed(1 + 1e-12)).transform(changed(-1e-9))
+    assert np.all((hidden >= 0) & (hidden <= 1))
+    assert np.all(np.isfinite(machine().fit(changed(0.5)).transform(changed(0.5))))
 
 
 @pytest.mark.parametrize("value", [1e39, -1e39, 1e200])
