@@ -9,7 +9,7 @@ python sample.py --workdir=runs/ebm_digits --space=data --kernel=neural --steps=
 
 Measured: 4 minutes of one shared CPU core with the learned proposal and 30 seconds with
 MALA; strokes of digits. The chains are 2.5 and 2.6 from the data in squared Frechet
-distance of pixels, where other digits are 0.6 and the start 39. See RESULTS.md.
+distance of pixels, where other digits are 0.6 and the start 39. See docs/results/proposals.md.
 """
 
 from megjax.recipes import image_ebm

@@ -7,7 +7,7 @@ python evaluate.py --workdir=runs/proposal_latent
 
 Measured on the digits of the demo: two minutes of CPU time for training and
 comparison. Per 1000 gradients the learned proposal makes .83 effective draws of the
-energy, HMC .81 and MALA .77. See RESULTS.md.
+energy, HMC .81 and MALA .77. See docs/results/proposals.md.
 """
 
 from megjax.recipes import proposal

@@ -4,7 +4,7 @@ python train.py --config=configs/stacked_mnist_small.py
 python -m megjax.evaluation.classifier --data=mnist
 python evaluate.py --workdir=runs/stacked_mnist_small
 
-Measured: 20 minutes of an idle core: all 1000 modes among 26,000 samples, 999 where a mode
+Measured, 24,112 iterations, 20 minutes of an idle core: all 1000 modes among 26,000 samples, 999 where a mode
 must have a quarter of its fair share; KL 0.14 nats.
 """
 

@@ -54,7 +54,7 @@ def for_images(width, num_channels=1):
     Against the paper's: Adam without momentum, at a rate far above, that falls; one
     update of the energy per update of the generator, which the penalty at data allows;
     the variational bound, which does not saturate, on the energy's own features.
-    RESULTS.md has what each is worth. At twice the rate some runs are better and some
+    docs/results/images.md has what each is worth. At twice the rate some runs are better and some
     have an energy that no longer follows the generator. Adam moves what a layer gives
     in proportion to rate x width, hence the division (Yang et al. 2021). More channels
     take more of the penalty: with 0.1 on stacked digits the energy left the generator.
