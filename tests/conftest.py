@@ -14,6 +14,10 @@ if importlib.metadata.version("jaxlib") < "0.11":
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# XLA gives the devices of a CPU one pool, of as many threads as there are devices. Each
+# that waits for the others in an all-reduce holds one, and with eight of eight waiting
+# none computes: the program hangs until XLA aborts it. It reads the size from here.
+os.environ.setdefault("NPROC", "24")
 
 import jax
 import pytest
