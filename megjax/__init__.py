@@ -12,7 +12,10 @@ _MODULES = (
     *("metrics", "networks", "recipes", "samplers", "sampling", "training"),
 )
 _NAMES = {
-    "megjax.api": ("Model", "evaluate", "fit", "load", "load_weights", "train"),
+    "megjax.api": (
+        *("Model", "evaluate", "fit", "load", "load_pretrained", "load_weights"),
+        "train",
+    ),
     "megjax.data.dataset": ("Dataset",),
     "megjax.densities.targets": ("Target",),
     "megjax.estimators.detector": ("EnergyDetector", "PyODEnergyDetector"),

@@ -24,6 +24,7 @@ from megjax.types import Array, Key, Report
 CRITERIA = ("energy", "score_norm")
 KERNELS = {"mala": mala, "hmc": hmc, "rwm": rwm}
 TRAINED_KERNELS = ("neural", "gibbs")
+PRETRAINED = pathlib.Path(__file__).with_name("pretrained")
 
 
 class Model:
@@ -380,6 +381,25 @@ def load_weights(
     (2,)
     """
     return Model(weights.load(path, recipe=recipe))
+
+
+def load_pretrained(name: str) -> Model:
+    """A small model that ships with megjax, trained as its card beside it says.
+
+    name: "digits", maximum entropy generators of scikit-learn's 8x8 digits, with the
+    density ratio; "density_25gaussians", a normalised density of the plane;
+    "rbm_digits", a restricted Boltzmann machine of the same digits.
+
+    Raises ValueError at another name, ImportError without safetensors.
+
+    >>> import jax, megjax
+    >>> megjax.load_pretrained("digits").generate(jax.random.key(0), 64).shape
+    (64, 8, 8, 1)
+    """
+    known = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+    if name not in known:
+        raise ValueError(f"name={name!r}: choose one of {', '.join(known)}")
+    return load_weights(PRETRAINED / f"{name}.safetensors")
 
 
 def evaluate(

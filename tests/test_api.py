@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 import megjax
-from megjax.training import checkpoint
+from megjax import api
+from megjax.training import card, checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -57,6 +58,43 @@ def test_weights_come_back_and_rebuild_their_model(digits, tmp_path):
     assert (loaded.step, loaded.shape) == (2, (8, 8, 1))
     tensors = safetensors.numpy.load_file(path)
     assert not [name for name in tensors if "optimizer" in name]
+
+
+@pytest.mark.parametrize("name", ["digits", "density_25gaussians", "rbm_digits"])
+def test_models_that_ship_are_small_and_what_their_cards_say(name):
+    path = api.PRETRAINED / f"{name}.safetensors"
+    assert path.stat().st_size < 2**20
+    model = megjax.load_pretrained(name)
+    text = card.markdown(model.run, path.name, {})
+    shipped = path.with_suffix(".md").read_text()
+    for part in text.split("\n\n"):
+        assert part in shipped or part.startswith("Exported with"), part
+    assert np.isfinite(model.generate(jax.random.key(0), 8)).all()
+
+
+def test_a_pretrained_name_that_is_none():
+    with pytest.raises(ValueError, match="choose one of density_25gaussians, digits"):
+        megjax.load_pretrained("cifar10")
+
+
+def test_the_pretrained_density_is_normalised():
+    """Its exp(-E) integrates to one on the plane, within its stated error."""
+    axis = np.linspace(-4, 4, 401)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    log_prob = megjax.load_pretrained("density_25gaussians").log_prob(grid)
+    assert np.exp(log_prob).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(
+        1, abs=0.02
+    )
+
+
+def test_a_card_has_what_trains_the_run_again(digits):
+    workdir, model = digits
+    metrics = card.last_metrics(workdir, 2)
+    text = card.markdown(model.run, "digits.safetensors", metrics)
+    assert (
+        "megjax train --config=digits" in text and "--config.train.num_steps=2" in text
+    )
+    assert f"| grid/energy_mean | {metrics['grid/energy_mean']:.4g} |" in text
 
 
 def test_evaluations_run_on_a_loaded_model(digits):

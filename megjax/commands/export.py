@@ -1,6 +1,6 @@
-"""Writes the weights of a trained run to one .safetensors file.
+"""Writes the weights of a trained run to one .safetensors file, and a model card.
 
-megjax export --workdir=runs/digits --out=digits.safetensors
+megjax export --workdir=runs/digits --out=digits.safetensors     # and digits.md
 """
 
 import pathlib
@@ -18,9 +18,10 @@ CONFIG = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Restores the run, writes its weights, prints where."""
+    """Restores the run, writes its weights and card, prints where."""
     from megjax import distributed
-    from megjax.training import loop, weights
+    from megjax.io import atomic
+    from megjax.training import card, loop, weights
 
     distributed.find_devices()
     workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
@@ -28,7 +29,9 @@ def main() -> None:
     if distributed.is_main():
         out = checks.path(OUT.value or f"{workdir.resolve().name}.safetensors")
         weights.save(out, run)
-        app.say(f"weights of {workdir} at step {run.step} in {out}")
+        text = card.markdown(run, out.name, card.last_metrics(workdir, run.step))
+        atomic.replace(out.with_suffix(".md"), lambda file: file.write(text.encode()))
+        app.say(f"weights of {workdir} at step {run.step} in {out}, card beside it")
 
 
 def run() -> None:

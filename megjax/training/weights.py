@@ -33,16 +33,20 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
         experiment.plain_values(run.config),
     )
     text = {"version": checkpoint.VERSION, "step": run.step} | record._asdict()
+    content = safetensors.save(tensors(run), {ENTRY: json.dumps(text)})
+    target = checks.path(path)
+    atomic.folder(target.parent)
+    atomic.replace(target, lambda file: file.write(content))
+
+
+def tensors(run: loop.Restored) -> dict[str, np.ndarray]:
+    """The arrays of a run's state by their place in it, but for those of optimizers."""
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(run.state))
-    tensors = {
+    return {
         _name(place): np.array(leaf, order="C")
         for place, leaf in leaves
         if not _is_optimizer(place)
     }
-    content = safetensors.save(tensors, {ENTRY: json.dumps(text)})
-    target = checks.path(path)
-    atomic.folder(target.parent)
-    atomic.replace(target, lambda file: file.write(content))
 
 
 def load(
@@ -62,7 +66,7 @@ def load(
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(ENTRY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no intact .safetensors file ({error}): get it again"
@@ -79,23 +83,23 @@ def load(
         saved["config"], saved["recipe"], tuple(saved["shape"]), saved["values"]
     )
     run = loop.described(record, path, recipe=recipe)
-    state = _filled(path, tensors, loop.form(run))
+    state = _filled(path, found, loop.form(run))
     return run._replace(state=state, step=saved["step"])
 
 
-def _filled(path: pathlib.Path, tensors: Mapping, form: PyTree) -> PyTree:
-    """A state of a form with the tensors for leaves, zeros for those of optimizers."""
+def _filled(path: pathlib.Path, found: Mapping, form: PyTree) -> PyTree:
+    """A state of a form with what was found for leaves, zeros for optimizers."""
     wanted = {
         _name(place): leaf
         for place, leaf in jax.tree_util.tree_leaves_with_path(form)
         if not _is_optimizer(place)
     }
-    for name in sorted(wanted.keys() | tensors.keys()):
+    for name in sorted(wanted.keys() | found.keys()):
         there, here = (
             f"{np.dtype(one[name].dtype).name}{list(one[name].shape)}"
             if name in one
             else "absent"
-            for one in (tensors, wanted)
+            for one in (found, wanted)
         )
         if there != here:
             raise ValueError(
@@ -106,7 +110,7 @@ def _filled(path: pathlib.Path, tensors: Mapping, form: PyTree) -> PyTree:
     def leaf(place, like):
         if _is_optimizer(place):
             return np.zeros(like.shape, like.dtype)
-        return tensors[_name(place)]
+        return found[_name(place)]
 
     return jax.tree_util.tree_map_with_path(leaf, form)
 
