@@ -99,6 +99,7 @@ TRACED = {
     "mnist_anomaly_small:3": {},
     "stacked_mnist": {},
     "stacked_mnist_small": {},
+    "cifar10_small": {},
     "celeba": {},
     "flowers": {},
     "flowers ": {"image_size": 64, "dtype": "bfloat16", "remat": True},

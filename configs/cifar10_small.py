@@ -1,0 +1,18 @@
+"""CIFAR-10 with narrow networks in few iterations: on two CPU cores.
+
+python train.py --config=configs/cifar10_small.py
+python sample.py --workdir=runs/cifar10_small --num=100 --steps=30 --resample=4
+python -m megjax.evaluation.classifier --data=cifar10
+python evaluate.py --workdir=runs/cifar10_small \\
+  --set=evaluation.classifier=runs/cifar10_classifier/classifier.npz
+"""
+
+from megjax.recipes import meg
+
+
+def get_config():
+    """The configuration of `cifar10`, made small as `mnist_small` is."""
+    config = meg.image_config("cifar10", width=64)
+    config.train.num_steps = 16_000
+    config.train.evaluate_every = 4000
+    return config
