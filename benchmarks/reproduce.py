@@ -176,10 +176,11 @@ def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
         directed models are of digits only.
     The iterations are kept in --runs.
     """
-    side = 32 if "cifar10" in small else 28
-    shared = wgan_gp.as_meg(64, side=side)
-    critic = {f"wgan_gp.{k}": value for k, value in shared.items()}
-    critic |= {"width": 64, "norm": "per_unit", "ratio.num_steps": 2000}
+    width = experiment.load(small).width
+    critic = {f"wgan_gp.{k}": value for k, value in wgan_gp.as_meg(width).items()}
+    critic |= {"width": width, "norm": "per_unit", "ratio.num_steps": 2000}
+    if "cifar10" in small:
+        critic["networks"] = "strided"
     runs = [
         Run("MEG", small),
         Run("no entropy", small, {"meg.information_weight": 0.0}),

@@ -13,8 +13,7 @@ from megjax.recipes import meg
 
 def get_config():
     """Perceptrons: in 64 pixels there is little that convolutions could make use of."""
-    config = meg.image_config("digits", width=256)
-    config.networks = "dense"
+    config = meg.image_config("digits", width=256, networks="dense")
     config.meg.update({"latent_dim": 16, "learning_rate": 4e-3})
     config.train.num_steps = 5000
     config.train.evaluate_every = 1000

@@ -495,6 +495,7 @@ def test_parameters_at_full_width(name, monkeypatch):
         ("digits", {"meg.num_microbatches": 0}, "meg.num_microbatches=0: give at"),
         ("wgan_gp", {"wgan_gp.num_microbatches": 3}, "wgan_gp.num_microbatches=3 does"),
         ("mnist", {"remat": True}, "config.remat=True: the networks for 28x28"),
+        ("digits", {"networks": "strided"}, "image_size=8: networks of strided"),
         (
             "proposal_scg",
             {"proposal.coupling_masks": "x"},

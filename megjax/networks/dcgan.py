@@ -1,7 +1,7 @@
-"""Networks for 28 x 28 images in C channels: MNIST and stacked MNIST.
+"""Networks of strided convolutions alone, for images of 17 to 32 pixels a side.
 
-Kumar et al. 2019 (MEG), in the sizes of its reference code, after DCGAN (Radford et al.
-2016). Every image is NHWC in [-1, 1].
+Kumar et al. 2019 (MEG) have them for MNIST and stacked MNIST, in the sizes of its
+reference code, after DCGAN (Radford et al. 2016). Every image is NHWC in [-1, 1].
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from megjax.types import Array
 
 
 class Trunk(linen.Module):
-    """Features x [B, 28, 28, C] -> [B, 4 width]; piecewise linear, no normalisation.
+    """Features x [B, H, H, C] -> [B, 4 width]; piecewise linear, no normalisation.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -54,13 +54,15 @@ class Trunk(linen.Module):
 
 
 class Generator(linen.Module):
-    """z [B, k] -> images [B, 28, 28, channels] in [-1, 1]: sides 2, 4, 7, 14, 28.
+    """z [B, k] -> images [B, image_size, image_size, channels] in [-1, 1].
 
-    per_unit: of the norms of the maps of at most `layers.PER_UNIT_SIDE` pixels a side.
+    Sides 2, 4, 7, 14, 28, or 2, 4, 8, 16, 32. Raises ValueError at an image_size that
+    four halvings do not bring to 2. per_unit: of the norms of the maps of at most `layers.PER_UNIT_SIDE` pixels a side.
     """
 
     width: int = 512
     channels: int = 1
+    image_size: int = 28
     per_unit: bool = False
     dtype: Any = jnp.float32
 
@@ -69,8 +71,9 @@ class Generator(linen.Module):
         x = Linear(4 * self.width, dtype=self.dtype, name="seed")(z)
         x = x.reshape(len(x), 2, 2, self.width)
         hidden = [divided(self.width, divisor) for divisor in (2, 4, 8)]
-        layers = zip([*hidden, self.channels], (1, 0, 1, 1))
-        for i, (features, output_padding) in enumerate(layers):
+        layers = zip([*hidden, self.channels], sides(self.image_size)[1:])
+        for i, (features, side) in enumerate(layers):
+            output_padding = side - (2 * x.shape[1] - 1)
             per_unit = self.per_unit and x.shape[1] <= PER_UNIT_SIDE
             norm = BatchNorm(per_unit=per_unit, dtype=self.dtype, name=f"norm_{i}")
             x = jax.nn.relu(norm(x, train))
@@ -82,3 +85,23 @@ class Generator(linen.Module):
                 name=f"convolution_{i}",
             )(x)
         return jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+def sides(image_size: int) -> list[int]:
+    """Sides of the maps from the innermost to the image.
+
+    Raises ValueError at images that four halvings do not bring to 2 pixels.
+
+    >>> from megjax.networks.dcgan import sides
+    >>> sides(28)
+    [2, 4, 7, 14, 28]
+    """
+    found = [image_size]
+    for _ in range(4):
+        found.append(-(-found[-1] // 2))
+    if found[-1] != 2:
+        raise ValueError(
+            f"image_size={image_size}: networks of strided convolutions alone take 17 "
+            "to 32 pixels a side; resize the images or give networks='convolutional'"
+        )
+    return found[::-1]

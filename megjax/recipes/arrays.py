@@ -26,7 +26,9 @@ def config(learner, shape):
         fields.train.iterations_per_call_cpu = 50
         fields.train.compiler_options_cpu = base.compiler_options()
     own = (
-        meg.in_nats() if vectors else meg.for_images(fields.width, shape[-1], shape[0])
+        meg.in_nats()
+        if vectors
+        else meg.for_images(fields.width, shape[-1], deep=shape[0] != 28)
     )
     own = own | {"latent_dim": 16}
     fields.norm = "batch" if vectors else "per_unit"

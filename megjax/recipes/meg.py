@@ -48,7 +48,7 @@ def steady():
     return {"average_decay": 0.995, "learning_rate": 3e-4, "schedule": "cosine"}
 
 
-def for_images(width, num_channels=1, side=28):
+def for_images(width, num_channels=1, *, deep=False):
     """Settings for images, chosen by the time that MNIST takes to a given quality.
 
     Against the paper's: Adam without momentum, at a rate far above, that falls; one
@@ -57,9 +57,11 @@ def for_images(width, num_channels=1, side=28):
     docs/results/images.md has what each is worth. At twice the rate some runs are better and some
     have an energy that no longer follows the generator. Adam moves what a layer gives
     in proportion to rate x width, hence the division (Yang et al. 2021), and all the
-    more the deeper a network is: at sides other than 28 the networks have eight layers
-    for four, and on CIFAR-10 the energy died at the rate of MNIST. More channels take
-    more of the penalty: with 0.1 on stacked digits the energy left the generator.
+    more the deeper a network is. More channels take more of the penalty: with 0.1 on
+    stacked digits the energy left the generator.
+
+    deep: of eight layers (`ladder`) instead of four (`dcgan`), a quarter of the rate: on
+    CIFAR-10 the energy of eight died at the whole.
     """
     return {
         "latent_dim": 32,
@@ -71,7 +73,7 @@ def for_images(width, num_channels=1, side=28):
         "statistics_rate": 0.125,
         "shared_features": True,
         "average_decay": 0.995,
-        "learning_rate": (0.256 if side == 28 else 0.064) / width,
+        "learning_rate": (0.064 if deep else 0.256) / width,
         "schedule": "cosine",
         "warmup_steps": 200,
         "beta1": 0.0,
@@ -84,10 +86,12 @@ def image_config(dataset, **options):
     return with_images(image_sets.config(dataset), **options)
 
 
-def with_images(config, *, width=512, paper=False, penalty=10.0):
+def with_images(
+    config, *, width=512, networks="convolutional", paper=False, penalty=10.0
+):
     """Fields of `image_sets` with those of MEG.
 
-    paper: the settings of the reference code, which averages its penalty over pixels
+    networks: of `image_networks`. paper: the settings of the reference code, which averages its penalty over pixels
     where we sum over them, hence the division.
     """
     config.width, config.recipe = width, images
@@ -95,8 +99,10 @@ def with_images(config, *, width=512, paper=False, penalty=10.0):
     if paper:
         config.meg = settings(score_weight=penalty / image_sets.side(config) ** 2)
         return config
-    side, channels = image_sets.side(config), image_sets.channels(config)
-    config.meg = settings(**for_images(width, channels, side))
+    config.networks = networks
+    deep = networks == "convolutional" and image_sets.side(config) != 28
+    ours = for_images(width, image_sets.channels(config), deep=deep)
+    config.meg = settings(**ours)
     config.norm = "per_unit"
     config.ratio.num_steps = 2000
     return config
@@ -149,13 +155,15 @@ def posterior(config, trunk):
 def image_networks(config, shape):
     """(trunk, its slope, generator) for images of a shape.
 
-    The convolutions of the reference, or with config.networks="dense" perceptrons.
+    The convolutions of the reference, which for 28 pixels are strided ones alone; with
+    config.networks="strided" those for 17 to 32 pixels, with "dense" perceptrons.
     """
     base.at_least("width", config.width, 1)
     side, channels = shape[0], shape[-1]
     options = {"dtype": base.compute_dtype(config.dtype)}
     kind = config.get("networks", "convolutional")
-    if base.choice("networks", kind, convolutional=False, dense=True):
+    kinds = {"convolutional": None, "strided": None, "dense": True}
+    if base.choice("networks", kind, **kinds):
         if config.remat:
             raise ValueError("config.remat=True: dense networks cannot; give False")
         hidden = (config.width,) * 2
@@ -165,18 +173,24 @@ def image_networks(config, shape):
     per_unit = base.choice(
         "norm", config.get("norm", "batch"), batch=False, per_unit=True
     )
-    family, slope, size = ladder, 0.1, {"image_size": side}
-    if side == 28:
-        family, slope, size = dcgan, 0.2, {}
+    family, slope = ladder, 0.1
+    if side == 28 or kind == "strided":
+        family, slope = dcgan, 0.2
+        dcgan.sides(side)
         if config.remat:
             raise ValueError(
-                "config.remat=True: the networks for 28x28 pixels cannot; give False"
+                "config.remat=True: the networks for 28x28 pixels, or of strided "
+                "convolutions alone, cannot; give False"
             )
     else:
         options |= {"remat": config.remat, "default_init": config.default_init}
     trunk = family.Trunk(config.width, slope, **options)
     generator = family.Generator(
-        width=config.width, channels=channels, per_unit=per_unit, **options, **size
+        width=config.width,
+        channels=channels,
+        image_size=side,
+        per_unit=per_unit,
+        **options,
     )
     return trunk, slope, generator
 

@@ -17,12 +17,9 @@ def settings(**changes):
     return base.defaults(wgan_gp.Spec, **code | changes)
 
 
-def as_meg(width, **images):
-    """The settings that WGAN-GP has in common with MEG, as that has them for images.
-
-    images: num_channels and side, of `meg.for_images`.
-    """
-    ours = meg.for_images(width, **images)
+def as_meg(width):
+    """The settings that WGAN-GP has in common with MEG, as that has them for images."""
+    ours = meg.for_images(width)
     return {name: ours[name] for name in settings() if name in ours}
 
 

@@ -38,7 +38,7 @@ def test_shapes_and_parameter_counts_by_hand(channels):
 
 @pytest.mark.slow
 def test_sides_of_the_maps():
-    """14, 7, 4, 2 inwards and 2, 4, 7, 14, 28 outwards."""
+    """14, 7, 4, 2 inwards and 2, 4, 7, 14, 28 outwards; or of 32 pixels."""
 
     def sides(module, *args):
         _, state = module.init_with_output(KEY, *args, capture_intermediates=True)
@@ -48,6 +48,26 @@ def test_sides_of_the_maps():
 
     assert sides(dcgan.Trunk(8), jnp.ones((1, 28, 28, 1))) == [14, 7, 4, 2]
     assert sides(dcgan.Generator(8), jnp.ones((2, 4)), True) == [4, 7, 14, 28]
+    assert sides(dcgan.Trunk(8), jnp.ones((1, 32, 32, 3))) == [16, 8, 4, 2]
+    wide = dcgan.Generator(8, channels=3, image_size=32)
+    assert sides(wide, jnp.ones((2, 4)), True) == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("image_size", [17, 24, 27, 31, 32])
+def test_images_of_17_to_32_pixels(image_size):
+    generator = dcgan.Generator(8, channels=2, image_size=image_size)
+    x, _ = jax.eval_shape(
+        lambda: generator.init_with_output(KEY, jnp.ones((3, 4)), train=True)
+    )
+    assert x.shape == (3, image_size, image_size, 2)
+
+
+@pytest.mark.parametrize("image_size", [1, 16, 33, 64])
+def test_images_of_other_sizes_are_refused(image_size):
+    with pytest.raises(
+        ValueError, match=f"image_size={image_size}: .* 17 to 32 pixels"
+    ):
+        dcgan.sides(image_size)
 
 
 def test_images_lie_in_the_open_interval_and_differ():
