@@ -15,14 +15,12 @@ from megjax import checks, distributed, extras
 from megjax.data import files
 from megjax.metrics import mcmc
 from megjax.recipes import arrays
-from megjax.samplers import hmc, mala, rwm
 from megjax.sampling import model as sampling
 from megjax.training import evaluate as evaluation
 from megjax.training import experiment, loop, weights
 from megjax.types import Array, Key, Report
 
 CRITERIA = ("energy", "score_norm")
-KERNELS = {"mala": mala, "hmc": hmc, "rwm": rwm}
 TRAINED_KERNELS = ("neural", "gibbs")
 PRETRAINED = pathlib.Path(__file__).with_name("pretrained")
 
@@ -139,8 +137,9 @@ class Model:
         p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
         moves x under exp(-inverse_temperature E(x)). target: "energy", or "ratio" for
         minus `log_ratio` in the energy's place, the default in latent space where the
-        model has one. kernel: "mala", "hmc", "rwm", or
-        for models with a kernel of their own "neural" (a trained proposal) or "gibbs"
+        model has one. kernel: "mala", "hmc", "rwm", in latent space "tempering" (eight
+        replicas from the prior to the target, which reach far modes at eight times the
+        cost of a step), or for models with a kernel of their own "neural" (a trained proposal) or "gibbs"
         (sweeps of a Boltzmann machine), as of `sample.py`. prior: "gaussian", or "none" as in the paper. options:
         burn_in, thin, step_size, warmup of `megjax.sampling.model.sample`.
 
@@ -185,15 +184,12 @@ class Model:
     def _kernel(self, name: str) -> dict[str, Any]:
         if name in TRAINED_KERNELS:
             return {"kernel_fn": sampling.trained(self.learner, self.state)}
-        if name not in KERNELS:
+        known = sampling.KERNELS
+        if name not in known:
             raise ValueError(
-                f"kernel={name!r}: choose one of {', '.join((*KERNELS, *TRAINED_KERNELS))}"
+                f"kernel={name!r}: choose one of {', '.join((*known, *TRAINED_KERNELS))}"
             )
-        module = KERNELS[name]
-        return {
-            "kernel_fn": getattr(module, name),
-            "target_acceptance": module.TARGET_ACCEPTANCE,
-        }
+        return dict(zip(("kernel_fn", "target_acceptance"), known[name]))
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the weights and what rebuilds their model to one .safetensors file.

@@ -83,6 +83,14 @@ def test_the_newest_run_is_sampled_and_reported(tmp_path):
         assert word in done.stdout
 
 
+def test_latents_are_tempered(tmp_path):
+    flags = ("--kernel=tempering", "--num_replicas=3", "--steps=5", "--num=4")
+    done = sample(tmp_path, "--workdir=run", *flags, "--out=out")
+    assert done.returncode == 0, done.stderr
+    assert "acceptance" in done.stdout
+    assert np.load(tmp_path / "out/samples.npz")["z"].shape == (4, 2)
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     done = sample(tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -155,6 +163,7 @@ def test_a_walk_killed_and_terminated_ends_as_the_untouched_one(tmp_path):
             for out in ("killed", "whole")
         )
         assert killed == whole
-    assert len(list((tmp_path / "killed/chunks").glob("*.npz"))) == 21
+    # The start, the burn-in and 20 pieces.
+    assert len(list((tmp_path / "killed/chunks").glob("*.npz"))) == 22
     report = json.loads((tmp_path / "killed/report.json").read_text())
     assert (report["thin"], report["burn_in"], report["steps"]) == (2, 7, 20000)

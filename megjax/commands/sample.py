@@ -40,6 +40,9 @@ STEP_SIZE = flags.DEFINE_float("step_size", None, "Default: tuned in a warm-up."
 NUM_INTEGRATION_STEPS = flags.DEFINE_integer(
     "num_integration_steps", 10, "Leapfrog steps of --kernel=hmc.", 1
 )
+NUM_REPLICAS = flags.DEFINE_integer(
+    "num_replicas", 8, "Temperatures of --kernel=tempering.", 2
+)
 INVERSE_TEMPERATURE = flags.DEFINE_float(
     "inverse_temperature",
     None,
@@ -53,7 +56,10 @@ SPACE = flags.DEFINE_enum(
     "space", "latent", ["latent", "data", "none"], "Of the chains."
 )
 KERNEL = flags.DEFINE_enum(
-    "kernel", "mala", ["mala", "rwm", "hmc", "neural", "gibbs"], "Markov chain."
+    "kernel",
+    "mala",
+    ["mala", "rwm", "hmc", "tempering", "neural", "gibbs"],
+    "Markov chain; tempering is of latents, from the prior to the target.",
 )
 PROPOSAL = flags.DEFINE_string("proposal", None, "Run that trained a neural kernel.")
 NUM = flags.DEFINE_integer("num", 64, "Samples, one chain each.")
@@ -69,7 +75,6 @@ def kernel(restored, proposal):
 
     proposal: the run that trained a neural kernel.
     """
-    from megjax.samplers import hmc, mala, rwm
     from megjax.sampling import model
 
     if PROPOSAL.value and KERNEL.value != "neural":
@@ -85,14 +90,15 @@ def kernel(restored, proposal):
         return model.trained(restored.learner, restored.state), None
     if KERNEL.value == "neural":
         return model.trained(proposal.learner, proposal.state), None
-    if KERNEL.value == "hmc":
-        steps = NUM_INTEGRATION_STEPS.value
-        kernel_fn = functools.partial(hmc.hmc, num_integration_steps=steps)
-        return kernel_fn, hmc.TARGET_ACCEPTANCE
-    if NUM_INTEGRATION_STEPS.present:
-        raise ValueError("--num_integration_steps is of --kernel=hmc: leave it out")
-    module = {"mala": mala, "rwm": rwm}[KERNEL.value]
-    return getattr(module, KERNEL.value), module.TARGET_ACCEPTANCE
+    own = {"hmc": NUM_INTEGRATION_STEPS, "tempering": NUM_REPLICAS}
+    for name, flag in own.items():
+        if flag.present and KERNEL.value != name:
+            raise ValueError(f"--{flag.name} is of --kernel={name}: leave it out")
+    kernel_fn, target_acceptance = model.KERNELS[KERNEL.value]
+    if KERNEL.value in own:
+        flag = own[KERNEL.value]
+        kernel_fn = functools.partial(kernel_fn, **{flag.name: flag.value})
+    return kernel_fn, target_acceptance
 
 
 def inverse_temperature(proposal):
@@ -121,10 +127,12 @@ def labels(restored, proposal):
         return f"step {run.step}, sha256 {digest[:12]}"
 
     neural, hmc = KERNEL.value == "neural", KERNEL.value == "hmc"
+    tempering = KERNEL.value == "tempering"
     return {
         "checkpoint": checkpoint_of(restored),
         "kernel": KERNEL.value,
         "num_integration_steps": NUM_INTEGRATION_STEPS.value if hmc else None,
+        **({"num_replicas": NUM_REPLICAS.value} if tempering else {}),
         "proposal": checkpoint_of(proposal) if neural else None,
     }
 

@@ -16,13 +16,20 @@ import numpy as np
 from megjax import distributed
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density
-from megjax.samplers import bijectors, kernel, latent, mala
+from megjax.samplers import bijectors, hmc, kernel, latent, mala, rwm
 from megjax.sampling import draw, trace
 from megjax.sampling import plan as plans
 from megjax.sampling import store as stores
 from megjax.types import Array, Key, PyTree
 
 SPACES = ("latent", "data", "none")
+KERNELS = {
+    "mala": (mala.mala, mala.TARGET_ACCEPTANCE),
+    "rwm": (rwm.rwm, rwm.TARGET_ACCEPTANCE),
+    "hmc": (hmc.hmc, hmc.TARGET_ACCEPTANCE),
+    "tempering": (latent.tempered, mala.TARGET_ACCEPTANCE),
+}
+"""Name -> (kernel_fn, target acceptance) of `sample`. Tempering is of latents."""
 TARGETS = ("energy", "ratio")
 CHAINS_PER_CALL = 1024
 INITIAL_STEP_SIZE = 0.1
@@ -127,6 +134,7 @@ def sample(
     if warmup < 0:
         raise ValueError(f"warmup={warmup}: must be 0 or positive.")
     _check_target(learner, space, target, prior, resample)
+    _check_tempering(kernel_fn, space, prior)
     _check_steps(num, steps, burn_in, thin)
     space = space if steps else "none"
     store = store or stores.TraceStore()
@@ -255,6 +263,15 @@ def _check_target(learner, space, target, prior, resample):
         raise ValueError(
             f"resample={resample} chooses latents that a generator's prior draws: use "
             "space='latent' and prior='gaussian' on a method with a generator."
+        )
+
+
+def _check_tempering(kernel_fn, space, prior):
+    tempered = getattr(kernel_fn, "func", kernel_fn) is latent.tempered
+    if tempered and (space == "data" or prior != "gaussian"):
+        raise ValueError(
+            f"kernel='tempering', space={space!r}, prior={prior!r}: replicas go from the "
+            "prior of the latents to the target: use space='latent' and prior='gaussian'."
         )
 
 

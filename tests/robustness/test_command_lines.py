@@ -118,6 +118,9 @@ is no directory :: --out={root}/run/config.json  --out={root}/run/config.json/be
  :: '--kernel=neural --proposal={root}/nope'  '--kernel=neural --proposal={root}/run'
 :: '--kernel=neural --proposal={root}/run/config.json'  '--kernel=neural --space=data'
 give --kernel=neural with it :: '--proposal={root}/run --kernel=mala'
+kernel='tempering' :: '--kernel=tempering --prior=none'  '--kernel=tempering --space=data'
+is of --kernel=tempering: leave it out :: --num_replicas=3  '--num_replicas=8 --kernel=hmc'
+flag --num_replicas :: '--kernel=tempering --num_replicas=1'  --num_replicas=x
 unexpected argument 'extra' :: extra
 Unknown command line flag :: --nope=3  --step=3  --n=3  --num-steps=3
  :: '--space=none --keep_draws'  '--space=none --num=0'  '--space=none --step_size=-1'

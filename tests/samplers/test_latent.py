@@ -70,6 +70,43 @@ def test_the_tilted_prior_has_the_moments_of_quadrature():
         assert abs(moments.mean() - exact) < 4 * error < 0.1
 
 
+def test_tempering_crosses_a_barrier_and_keeps_the_shares_of_quadrature():
+    """From one side of a barrier of 12 nats; MALA's chains all stay there."""
+
+    def barrier(z):
+        return 12 * jnp.exp(-2 * z[:, 0] ** 2) + 0.7 * jnp.tanh(z[:, 0])
+
+    def log_density(z):
+        return latent.log_density(barrier)(z)[0]
+
+    tempered = latent.tempered(log_density, step_size=0.3, num_replicas=6)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        states = tempered.init(jnp.array([1.5])), mala_kernel.init(jnp.array([1.5]))
+        return [
+            kernel.chain(key, one, state, 300, observe=lambda state: state.position)
+            for one, state in zip((tempered, mala_kernel), states)
+        ]
+
+    mala_kernel = mala.mala(log_density, step_size=0.1)
+    (_, record), (_, stuck) = run(jax.random.split(jax.random.key(0), 300))
+    assert np.mean(stuck.observations < 0) < 0.01
+    shares = np.mean(np.asarray(record.observations)[:, 50:, 0] < 0, axis=1)
+    grid = np.linspace(-8, 8, 4001)
+    weight = stats.norm.pdf(grid) * np.exp(-np.asarray(barrier(grid[:, None])))
+    exact = weight[grid < 0].sum() / weight.sum()
+    error = shares.std() / np.sqrt(len(shares))
+    assert abs(shares.mean() - exact) < 3 * error < 0.06
+    assert abs(exact - 0.5) > 0.1
+
+
+def test_tempering_wants_two_replicas():
+    with pytest.raises(ValueError, match="num_replicas=1: give at least 2"):
+        latent.tempered(lambda z: -jnp.sum(z**2), step_size=0.1, num_replicas=1)
+
+
 def test_an_unknown_prior_is_refused():
     with pytest.raises(ValueError, match="prior='flat': choose one of none, gaussian"):
         latent.log_density(energy, prior="flat")
