@@ -168,9 +168,34 @@ def _is_stored(state: State, near: _Near, new: bool) -> np.ndarray:
     )
 
 
+def left_out_guard(state: State) -> np.ndarray:
+    """What the guard would add to stored rows, each over the ranges without it: [n].
+
+    Their energies are of other rows already; with this they are as those of new rows.
+    """
+    x = _in_units(state, state["rows"])
+    if len(x) < 3:
+        return np.zeros(len(x))
+    low, high, span = (state[name] for name in ("low", "high", "span"))
+    next_low, next_high = np.partition(x, (1, -2), axis=0)[[1, -2]]
+    # A column that is constant without the row keeps its unit of length.
+    above, below = (
+        np.where(width > 0, outside / np.where(width > 0, width, 1), outside / span)
+        for outside, width in (
+            ((x - next_high) * (x == high), next_high - low),
+            ((next_low - x) * (x == low), high - next_low),
+        )
+    )
+    return np.sum(_lifts(state, np.maximum(above, below).max(1)), axis=0)
+
+
 def _guarded(state: State, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the guard adds [B]: a lift from half a range outside, and its increase."""
-    worst = excess(state, x).max(1)
+    return _lifts(state, excess(state, x).max(1))
+
+
+def _lifts(state: State, worst: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`_guarded` of rows that are at worst so many ranges outside: [B]."""
     return state["guard"] * np.clip(2 * worst - 1, 0, 1), np.log1p(worst)
 
 

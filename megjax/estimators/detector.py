@@ -201,13 +201,15 @@ class EnergyDetector(OutlierMixin, base.Estimator):
     def p_values(self, X) -> np.ndarray:
         """Conformal p-values of new rows X [N, F], in (0, 1]: float64 [N].
 
-        The share of the stored rows whose energy, each without itself, is as high;
-        uniform on rows from where the training rows are (Vovk et al. 2005; Barber et
-        al. 2021 on leaving one out). Of energy="neighbours" alone.
+        The share of the stored rows whose energy is as high, each without itself among
+        the neighbours and in the columns' ranges; uniform on rows from where the
+        training rows are (Vovk et al. 2005; Barber et al. 2021 on leaving one out). Of
+        energy="neighbours" alone.
         """
         X = self._rows(X)
         energies = neighbours.energy(self.state_, X, new=True)
-        below = np.searchsorted(np.sort(self.energies_), energies)
+        stored = self.energies_ + neighbours.left_out_guard(self.state_)
+        below = np.searchsorted(np.sort(stored), energies)
         return (1 + len(self.energies_) - below) / (1 + len(self.energies_))
 
     @classmethod

@@ -71,6 +71,39 @@ def test_rows_outside_all_that_were_seen_are_worst_though_few_are_stored():
     assert one.score_samples(outside).max() < one.score_samples(ROWS).min()
 
 
+def test_p_values_are_uniform_in_the_far_tail():
+    """Of many wide columns with long tails, where new rows are often out of range.
+
+    While stored rows were in ranges that have them the shares were .024, .027, .041.
+    """
+    levels, found = np.array([1, 2, 5]) / 250, []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        rows, new = (random.standard_t(3, size=(n, 30)) for n in (249, 1000))
+        p_values = EnergyDetector().fit(rows).p_values(new)
+        found.append(np.mean(p_values[:, None] <= levels + 1e-9, axis=0))
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - levels) < 3 * error)
+    assert np.all(3 * error < 0.01)
+
+
+def test_the_guard_of_a_stored_row_is_over_the_ranges_of_the_others():
+    rows = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0], [6.0, 5.5], [1.5, 5.0]])
+    state = neighbours.fit(rows)
+    found = neighbours.left_out_guard(state)
+    for i, row in enumerate(rows):
+        others = np.delete(rows, i, axis=0)
+        width = np.ptp(others, axis=0)
+        # The second column is constant without row 3: its unit is then its range.
+        width = np.where(width > 0, width, 0.5)
+        outside = np.maximum(row - others.max(0), others.min(0) - row) / width
+        worst = np.maximum(outside, 0).max()
+        lift = state["guard"] * np.clip(2 * worst - 1, 0, 1)
+        assert found[i] == pytest.approx(lift + np.log1p(worst))
+    assert found[3] > state["guard"] and found[1] == found[2] == 0
+    assert not neighbours.left_out_guard(neighbours.fit(rows[:2])).any()
+
+
 def test_p_values_by_hand_and_of_normal_rows(fitted):
     assert fitted.p_values(FAR)[0] == 1 / 101
     new = np.random.default_rng(5).normal(size=(1400, 3)) * [1, 50, 0.1] + [0, 1000, 0]
@@ -78,7 +111,8 @@ def test_p_values_by_hand_and_of_normal_rows(fitted):
     found = one.p_values(new[1200:])
     assert stats.kstest(found, "uniform").pvalue > 0.05
     energies = neighbours.energy(one.state_, new[1200:], new=True)
-    expected = [(1 + np.sum(one.energies_ >= e)) / 1201 for e in energies]
+    stored = one.energies_ + neighbours.left_out_guard(one.state_)
+    expected = [(1 + np.sum(stored >= e)) / 1201 for e in energies]
     np.testing.assert_allclose(found, expected)
 
 
