@@ -35,7 +35,7 @@ def mosaic(images, columns=10):
 
 
 def show(**panels):
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4))
+    _, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.4))
     for panel, (title, images) in zip(np.atleast_1d(axes), panels.items()):
         panel.imshow(mosaic(images), cmap="gray", vmin=-1, vmax=1)
         panel.set_title(title.replace("_", " "))
@@ -56,15 +56,23 @@ def show(**panels):
 # so the generator should lower the energy of its samples and raise their entropy
 # $H(p_G)$. That entropy cannot be computed; but since $G$ has no noise of its own, all
 # that its samples vary with is $z$, and the mutual information $I(G(z); z)$ takes the
-# entropy's place. A third network bounds it from below. The losses are:
+# entropy's place. A third network bounds it from below. The energy $E$ minimises
 #
-# | player | loss that it minimises | in the code |
-# |---|---|---|
-# | energy $E$ | $\mathbb{E}_{x}E(x) - \mathbb{E}_z E(G(z)) + \lambda\,\mathbb{E}_x \lVert\nabla_x E(x)\rVert^2$ | `megjax.energy_contrast`, `megjax.penalised_energy`; $\lambda$ is `score_weight` |
-# | generator $G$ | $\mathbb{E}_z E(G(z)) - w\,\hat I(G(z); z)$ | $w$ is `information_weight` |
-# | statistics $q$ | $-\hat I$, with $\hat I = \mathbb{E}_z[\log q(z \mid G(z)) - \log N(z; 0, I)]$ | `megjax.variational`, `megjax.Posterior` |
+# $$ \mathbb{E}_{x}\,E(x) - \mathbb{E}_z\,E(G(z))
+#    + \lambda\,\mathbb{E}_x \lVert\nabla_x E(x)\rVert^2 , $$
 #
-# The last line is the bound of Barber and Agakov (2003): $q$ guesses $z$ from the image,
+# which are `megjax.energy_contrast` and `megjax.penalised_energy`; $\lambda$ is
+# `score_weight`. The generator $G$ minimises
+#
+# $$ \mathbb{E}_z\,E(G(z)) - w\,\hat I(G(z); z) , $$
+#
+# where $w$ is `information_weight`, and the statistics network $q$ maximises
+#
+# $$ \hat I = \mathbb{E}_z\big[\log q(z \mid G(z)) - \log N(z; 0, I)\big] \le I(G(z); z) , $$
+#
+# which are `megjax.variational` and `megjax.Posterior`.
+#
+# This is the bound of Barber and Agakov (2003): $q$ guesses $z$ from the image,
 # and is the better at it the more the images tell of their latents. (The paper has the
 # Jensen-Shannon bound in its place, `megjax.jensen_shannon`; megjax trains images with
 # this one because it does not saturate.) The penalty on the score at data,
@@ -75,7 +83,8 @@ def show(**panels):
 # place of 5000 do for a lesson. The second run has $w = 0$: no third player, no entropy.
 
 # %%
-folder = pathlib.Path(tempfile.mkdtemp())
+runs = tempfile.TemporaryDirectory()
+folder = pathlib.Path(runs.name)
 steps = ["train.num_steps=2500", "train.evaluate_every=2500"]
 models = {
     "entropy": megjax.train("digits", workdir=folder / "entropy", overrides=steps),
