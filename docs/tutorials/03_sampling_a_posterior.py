@@ -24,7 +24,6 @@ import numpy as np
 from jax.scipy import stats
 
 import megjax
-from megjax.densities import targets
 from megjax.recipes import proposal
 from megjax.samplers import tempering
 
@@ -368,7 +367,7 @@ def banana(x):
 
 
 config = proposal.posterior_config()
-config.recipe = proposal.density(lambda config: targets.Target("banana", 2, banana))
+config.recipe = proposal.density(lambda config: megjax.Target("banana", 2, banana))
 config.width, config.train.num_steps = 32, 1500
 with tempfile.TemporaryDirectory() as folder:
     learned = megjax.train(config, workdir=folder)
