@@ -175,8 +175,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ULA's draws lie on the curve, up to four times too wide; MALA's have variance 1 whatever
-# the step, and pay with rejections. On the ring the same step size gives:
+# ULA's draws lie on the curve, with up to four times the variance; MALA's have variance 1
+# whatever the step, and pay with rejections. On the ring the same step size gives:
 
 
 # %%

@@ -7,8 +7,7 @@
 # writes a regression in a few lines, samples it with NUTS, reads the diagnostics, mends a
 # posterior whose shape defeats the sampler, finds all modes of another together with its
 # evidence, keeps long chains on disk, and trains a sampler. It takes about a minute and a
-# half on two cores and needs
-# `pip install "megjax[sampling,plot]"`.
+# half on two cores and needs `pip install "megjax[sampling,plot]"`.
 
 # %%
 import pathlib
@@ -230,7 +229,8 @@ plt.show()
 # On the left the chains stop above a level of $\tau$, and the red points, where
 # trajectories diverged, lie towards it. On the right the same posterior goes on downwards:
 # several percent of its mass has $\tau < 0.3$, of which the centred chains have none,
-# and the mean of $\tau$ is lower. The divergences were the only cheap sign of it.
+# and the mean of $\tau$ is lower. R-hat and the effective sample size said that something
+# was wrong; the divergences said where.
 #
 # ## Several modes, and the evidence
 #
