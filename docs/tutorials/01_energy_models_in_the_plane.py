@@ -296,7 +296,7 @@ print(f"largest likelihood at beta = {betas[np.argmax(nats)]:.1f}")
 
 # %%
 x = np.asarray(toy.four_spin(seed=0, num_examples=1000).store)
-held_out = np.asarray(toy.four_spin(seed=1, num_examples=10_000).store)
+held_out = np.asarray(toy.four_spin(seed=1, num_examples=20_000).store)
 model = megjax.fit(x, learner="density")
 own = float(model.log_partition())
 checked = partition.quadrature(model.energy, [-7, -7], [7, 7], num_cells=300).log_z
