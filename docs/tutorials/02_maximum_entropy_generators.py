@@ -164,8 +164,8 @@ print(
 # %% [markdown]
 # Both runs draw digits of all ten classes, with nearly the variance of the data and an
 # energy distance about as large as that between two halves of the data. On these numbers
-# the entropy makes no difference that could be told from chance. That is what this
-# project finds on MNIST and stacked MNIST as well, where the game without the entropy is
+# the entropy makes no difference that one run each could tell from chance. That is what
+# this project finds on MNIST and stacked MNIST as well, where the game without the entropy is
 # even a little ahead (page Images of the results). The term is what makes the
 # generator's loss a divergence from $e^{-E}/Z$; but in the game the energy moves, too.
 # It rises wherever samples crowd and pushes them apart, so that a generator without an
@@ -205,7 +205,7 @@ print(
     f"second half {megjax.r_hat(energies[:, 100:]):.3f}"
 )
 
-before = chains.posterior["x"].values[:, 0]
+before = chains.posterior["x"].values[:, 0]  # after one step
 after = chains.posterior["x"].values[:, -1]
 show(before=before[:100], after_200_steps=after[:100])
 
