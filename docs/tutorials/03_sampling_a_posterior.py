@@ -12,7 +12,6 @@
 # %%
 import pathlib
 import tempfile
-import time
 import warnings
 
 import arviz as az
@@ -329,7 +328,6 @@ print(f"log evidence of no signal at all: {silence:.3f}")
 with tempfile.TemporaryDirectory() as folder:
 
     def stored(num_samples):
-        begin = time.perf_counter()
         found = megjax.sample(
             log_posterior,
             init,
@@ -338,7 +336,6 @@ with tempfile.TemporaryDirectory() as folder:
             num_samples=num_samples,
             store=pathlib.Path(folder) / "regression",
         )
-        print(f"{num_samples} draws in {time.perf_counter() - begin:.1f} s")
         return found.posterior["slope"].values
 
     first_run = stored(1000)
