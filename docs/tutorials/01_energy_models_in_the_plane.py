@@ -176,7 +176,7 @@ plt.show()
 
 # %% [markdown]
 # ULA's draws lie on the curve, with up to four times the variance; MALA's have variance 1
-# whatever the step, and pay with rejections. On the ring the same step size gives:
+# whatever the step, and pay with rejections. On the ring a step of 0.12 gives:
 
 
 # %%
