@@ -235,8 +235,8 @@ print(
 # The step size was tuned for MALA's optimal acceptance of 0.57, no chain is stuck, and the
 # samples move towards the data: their mean log ratio rises, and their energy distance to
 # the digits falls (both are larger here than above because 200 images are compared and
-# not 1797). To the eye most images were digits before, and a few blots become digits;
-# along a chain one digit turns into another. R-hat says about 1.1, so chains of 200 steps
+# not 1797). To the eye the change is small: most images are digits before as well as
+# after, with a few blots among both; along a chain one digit turns into another. R-hat says about 1.1, so chains of 200 steps
 # have not mixed: what they give is samples of the generator, refined, not independent
 # draws of $\pi$. Below the data's log ratio they stay: 1797 digits are few to learn a
 # ratio from, and it is larger on the very digits that it was fitted to.
