@@ -1,7 +1,8 @@
 # make demo       install, train on scikit-learn's digits, sample by latent MALA
 # make test       install, check the style, run the quick tests
 # make test-slow  run the others, as long again
-# make docs       build the site into build/site; a broken link is an error
+# make docs       build the site into build/site, executing the tutorials: minutes; a
+#                 broken link, or a tutorial that fails, is an error
 # make wheel      build the wheel and use it in a fresh environment elsewhere
 # make install    what demo and test begin with
 # All need only Python >= 3.11; PYTHON=python3.12 chooses another interpreter, and

@@ -312,10 +312,9 @@ def fit(
     for field, value in spec.items():
         place = config if field in ("batch_size", "width", "dtype") else config[learner]
         if field not in place:
-            known = ", ".join(sorted(config[learner]))
-            raise ValueError(
-                f"{learner} has no field {field!r}: give one of batch_size, width, {known}"
-            )
+            own = [name for name in ("batch_size", "width") if name in config]
+            known = ", ".join([*own, *sorted(config[learner])])
+            raise ValueError(f"{learner} has no field {field!r}: give one of {known}")
         place[field] = value
     recipe = experiment.recipe_of(config)
     with experiment.one_line_errors():

@@ -216,6 +216,10 @@ def test_other_learners_fit_vectors(plane, learner):
             lambda x, m: megjax.fit(x, score_wait=1),
             "no field 'score_wait': give one of",
         ),
+        (
+            lambda x, m: megjax.fit(x, learner="density", width=8),
+            "density has no field 'width': give one of batch_size, average_decay",
+        ),
         (lambda x, m: megjax.fit(x[:, 0]), r"x holds float64 \[64\]: give numbers"),
         (lambda x, m: megjax.fit(np.full((4, 2), np.nan)), "x holds NaN"),
         (lambda x, m: m.energy(x[0]), r"x has shape \[2\]: give \[N, 2\]"),

@@ -117,7 +117,7 @@ class TraceStore:
         if words and not replaceable:
             raise ValueError(
                 f"{self.directory} holds another run ({words}): give the same values "
-                "to go on with it, use another --out, or delete that directory"
+                "to go on with it, use another directory, or delete that one"
             )
         if words:
             _empty(self.directory)
@@ -212,7 +212,7 @@ class TraceStore:
             self.directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(
-                f"{self.directory} is no directory: name another with --out"
+                f"{self.directory} is no directory: name another"
             ) from error
         file = self.stack.enter_context((self.directory / LOCK_FILE).open("w"))
         try:
@@ -220,7 +220,7 @@ class TraceStore:
         except BlockingIOError as error:
             raise ValueError(
                 f"another process samples in {self.directory}: wait for it, or use "
-                "another --out"
+                "another directory"
             ) from error
         self.locked = True
 
@@ -395,7 +395,7 @@ def _found(directory: pathlib.Path | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): delete {directory} to start again, or use "
-            "another --out"
+            "another directory"
         ) from error
 
 

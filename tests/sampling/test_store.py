@@ -96,7 +96,7 @@ def test_other_settings_are_named(tmp_path):
     with pytest.raises(
         ValueError,
         match=r"holds another run \(seed: 0 there, given 1\): give the same values to "
-        "go on with it, use another --out, or delete",
+        "go on with it, use another directory, or delete",
     ):
         claimed(tmp_path, **same, seed=1)
     with pytest.raises(ValueError, match=r"\(steps: 20000 there, given 10000\)"):
