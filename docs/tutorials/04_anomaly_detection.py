@@ -227,8 +227,8 @@ plt.show()
 # %% [markdown]
 # With clean training rows the four are close, and each table has another winner: `EnergyDetector` leads on iris, the forest
 # on breast cancer, the local outlier factor on wine and PCA on digits, whose pixels lie near a plane. These are one split
-# each; differences of a hundredth mean little on tables of a hundred rows. (Over the 29 tables of the ADBench collection,
-# see the page *Anomaly detection* of the results, the mean AUROC of `EnergyDetector` is .866, of the isolation forest .778;
+# each; differences of a hundredth mean little on tables of a hundred rows. (Over the 29 tables of the ADBench collection, see
+# [the results](../results/anomalies.md), the mean AUROC of `EnergyDetector` is .866, of the isolation forest .778;
 # there, too, it loses on some.)
 #
 # The right panel is the warning of this page. With ten per cent of anomalies among the training rows the forest hardly
