@@ -359,7 +359,7 @@ loads = (0.04, 0.11, 0.14, 0.17, 0.25)
 found = hopfield.capacity(
     jax.random.key(8), 300, loads, num_probes=40, flipped=0.1, num_sweeps=8
 )
-print("300 units:", dict(zip(loads, np.round(found, 2).tolist())))
+print("300 units:", ", ".join(f"{a}: {b:.2f}" for a, b in zip(loads, found)))
 fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 ax.plot(loads, found, "o-")
 ax.axvline(hopfield.CRITICAL_LOAD, color="k", lw=0.8, ls=":")
