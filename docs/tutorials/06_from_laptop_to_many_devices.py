@@ -361,8 +361,8 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The curve has no seam either: what a killed process wrote about iterations after its last checkpoint is dropped when they
-# come again.
+# The curves agree but around the first stop: each point is a mean since the point before, and a run that is stopped logs
+# where it stops. What a killed process wrote about iterations after its last checkpoint is dropped when they come again.
 #
 # ## Several processes
 #
@@ -438,13 +438,9 @@ for ax, x, title in ((axes[0], images[:24], "data"), (axes[1], samples, "samples
 plt.show()
 
 # %% [markdown]
-# The machine that was killed twice draws digits; sixteen hidden units make ragged ones. A setting that would change the
-# iterations of a run that exists is refused, lest two runs end up in one directory:
-
-# %%
-print(last_line(start("disturbed", batch_size=48)))
-
-# %% [markdown]
+# The machine that was stopped and killed has sixteen hidden units, and draws ragged digits. (A setting that would change the
+# iterations of a run that exists is refused, naming the field, lest two runs end up in one directory.)
+#
 # ## Exercises
 #
 # 1. Compile the step for two and four devices, too, with batches of 64 and of 64 per device. Where is the work not
