@@ -432,7 +432,9 @@ print("safetensors:", size, "bytes; run directory:", sorted(os.listdir("disturbe
 samples = model.generate(jax.random.key(0), 24)
 fig, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
 for ax, x, title in ((axes[0], images[:24], "data"), (axes[1], samples, "samples")):
-    grid = np.asarray(x)[..., 0].reshape(3, 8, 8, 8).swapaxes(1, 2).reshape(24, 64)
+    padding = ((0, 0), (1, 1), (1, 1))
+    grid = np.pad(np.asarray(x)[..., 0], padding, constant_values=np.nan)
+    grid = grid.reshape(3, 8, 10, 10).swapaxes(1, 2).reshape(30, 80)
     ax.imshow(grid, cmap="gray", vmin=-1, vmax=1)
     ax.set(title=title, xticks=[], yticks=[])
 plt.show()
