@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 
+import jax
 import numpy as np
 from absl import flags
 from sklearn import datasets, exceptions, mixture, model_selection, neighbors
@@ -27,7 +28,9 @@ from sklearn import datasets, exceptions, mixture, model_selection, neighbors
 import megjax
 from benchmarks import measure
 from megjax import app
-from megjax.recipes import planar_sets
+from megjax.learners import noise_contrastive
+from megjax.recipes import density, planar_sets
+from megjax.training import metric_writer
 
 PLANES = ("25gaussians", "8gaussians", "swissroll", "two_spirals", "pinwheel")
 ADBENCH = ("39_vertebral", "44_Wilt", "14_glass", "28_pendigits")
@@ -68,8 +71,8 @@ def table(name: str, seed: int) -> np.ndarray:
     return np.float32((x - x.mean(0)) / x.std(0))
 
 
-def trained(name: str, seed: int, path: str) -> tuple[megjax.Model, float]:
-    """Our model of a set, and the CPU seconds of its training."""
+def trained(name: str, seed: int, path: str) -> tuple[megjax.Model, dict[str, float]]:
+    """Our model of a set, and what its training measured, CPU seconds included."""
     config = f"density_{name}" if name in PLANES else "density_table"
     fields = [f"train.seed={seed}", *SET.value]
     if name in TABLES:
@@ -78,7 +81,17 @@ def trained(name: str, seed: int, path: str) -> tuple[megjax.Model, float]:
     with tempfile.TemporaryDirectory() as workdir:
         start = time.process_time()
         model = megjax.train(config, workdir=workdir, overrides=fields)
-        return model, time.process_time() - start
+        found = {"cpu_seconds": time.process_time() - start}
+        for line in metric_writer.read(workdir):
+            found |= {k.removeprefix("likelihood/"): v for k, v in line.items()}
+    return model, found
+
+
+def of_noise(model: megjax.Model) -> float:
+    """Mean log-density of held-out rows under the noise that the energy starts from."""
+    base = noise_contrastive.noise_of(density.spec(model.config), model.state)
+    held_out = model.run.experiment().data.reference["held_out"]
+    return float(np.mean(jax.jit(base.log_prob)(held_out)))
 
 
 def parts(model: megjax.Model, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -124,16 +137,16 @@ def baselines(train: np.ndarray, held_out: np.ndarray) -> Mapping[str, float]:
 def results(name: str, path: str) -> Iterator[Mapping[str, object]]:
     """A line for each seed."""
     for seed in map(int, SEEDS.value):
-        model, seconds = trained(name, seed, path)
-        names = ["likelihood", *["annealing"] * (ANNEALING.value and name in TABLES)]
-        reports = megjax.evaluate(model, names)
-        found = reports["likelihood"].metrics
-        line = {"set": name, "seed": seed, "cpu_seconds": seconds}
-        kept = ("held_out_log_likelihood", "bits_per_dim", "true_entropy", "kl")
+        model, found = trained(name, seed, path)
+        line = {"set": name, "seed": seed}
+        kept = ("cpu_seconds", "held_out_log_likelihood", "bits_per_dim")
+        kept += ("true_entropy", "kl", "validation_loss")
         line |= {metric: found[metric] for metric in kept if metric in found}
-        line |= {metric: found[metric] for metric in found if "log_z" in metric}
-        if "annealing" in reports:
-            annealed = reports["annealing"].metrics
+        line |= {k: v for k, v in found.items() if "log_z" in k and "/" not in k}
+        if name in TABLES:
+            line["noise"] = of_noise(model)
+        if ANNEALING.value and name in TABLES:
+            annealed = megjax.evaluate(model, ["annealing"])["annealing"].metrics
             line |= {f"annealed_{k}": v for k, v in annealed.items() if "log_z" in k}
         if BASELINES.value:
             line |= baselines(*parts(model, name))

@@ -147,7 +147,7 @@ TRACED = {
     "proposal_latent": BUFFER,
     "density_25gaussians": DENSITY,
     "density_8gaussians": DENSITY | {"density.objective": "maximum_likelihood"},
-    "density_swissroll": DENSITY | {"density.tilt": True, "noise.fitted": True},
+    "density_swissroll": DENSITY | {"density.tilt": True, "noise.mixtures": 1.0},
     "density_two_spirals": DENSITY | {"dtype": "bfloat16"},
     "density_pinwheel": DENSITY | {"noise.box": 0.0, "density.whiten": False},
     "wgan_gp": {"wgan_gp.penalty_form": "per_pixel"},
@@ -525,7 +525,7 @@ def test_parameters_at_full_width(name, monkeypatch):
             "density.num_noise=0: give at l",
         ),
         ("density_pinwheel", {"network.num_features": 3}, "num_features=3: give an ev"),
-        ("density_pinwheel", {"noise.form": "x"}, "noise.form='x': choose one of roun"),
+        ("density_pinwheel", {"noise.mixtures": -1.0}, "noise.mixtures=-1.0: give a"),
         ("density_pinwheel", {"noise.box": -1.0}, "config.noise.box=-1.0: give at lea"),
         (
             "density_pinwheel",

@@ -24,9 +24,6 @@ from megjax.samplers import partition
 from megjax.types import Array, Key, Metrics, PyTree
 
 OBJECTIVES = ("noise_contrast", "maximum_likelihood")
-LARGEST = 1e30
-"""A loss before the first check; states that are not finite count as divergence."""
-
 MAX_FIT = 20_000
 """Rows of data that the noise and the whitening are fitted to, at most."""
 
@@ -51,9 +48,10 @@ class Spec(NamedTuple):
     average_decay: per step, of running averages that replace the weights after
         training; 0 keeps none.
     num_validation: as many rows of the data's reference "validation", repeated where
-        there are fewer, choose among the weights: the loss on them is found every
-        `check_every` steps, the lowest one counts. 0 takes the last weights. Small
-        tables need it.
+        there are fewer, choose among the weights: the loss on them and always the same
+        noise is found at first and every `check_every` steps, the lowest one counts. 0
+        takes the last weights. Small tables need it; a tilted energy that learns nothing
+        of use stays that of the noise.
     num_importance: rows of noise that log Z is estimated from when training ends.
     """
 
@@ -170,7 +168,7 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
     weights = Weights(network, jnp.asarray(log_z, whitening.mean.dtype))
     best = None
     if spec.num_validation:
-        best = Best(weights, jnp.full_like(weights.log_z, LARGEST))
+        best = Best(weights, _validation_loss(spec, noise, validation, weights))
     return State(
         energy=Player(weights, {}, spec.optimizer.init(weights)),
         average=weights if spec.average_decay else None,
@@ -218,9 +216,9 @@ def _validation_rows(data: Dataset) -> Array:
 
 def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
     """One update of energy and log Z on x [1, B, D] and fresh noise."""
-    key_noise, key_check = jax.random.split(key)
+    key_noise, _ = jax.random.split(key)
     u = reference.whitened(state.whitening, x[0])
-    rows = _contrast(spec, state, key_noise, u)
+    rows = _contrast(spec, state.noise, key_noise, u)
     gradient, found = jax.grad(partial(loss, spec), has_aux=True)(
         state.energy.params, *rows
     )
@@ -239,32 +237,33 @@ def step(spec: Spec, key: Key, state: State, x: Array) -> tuple[State, Metrics]:
         state = state.replace(average=average)
     if spec.num_validation:
         due = count % spec.check_every == 0
-        best = jax.lax.cond(
-            due, lambda: _better(spec, key_check, state), lambda: state.best
-        )
+        best = jax.lax.cond(due, lambda: _better(spec, state), lambda: state.best)
         state = state.replace(best=best)
         found |= {"validation_loss": best.loss}
     return state, found | {"gradient_norm": norm(gradient)}
 
 
-def _contrast(spec, state, key, u) -> tuple[Array, Array, Array, Array]:
+def _contrast(spec, params, key, u) -> tuple[Array, Array, Array, Array]:
     """Data u [B, D], noise [nu B, D], and the noise's log-density at both.
 
-    Zeros for a tilted energy, in whose log ratio to the noise it cancels.
+    params: of the noise. Zeros for a tilted energy, in whose log ratio it cancels.
     """
     num = spec.num_noise * len(u)
-    noise = distributed.shard(spec.noise.sample(state.noise, key, num))
+    noise = distributed.shard(spec.noise.sample(params, key, num))
     if spec.tilt:
         return u, noise, jnp.zeros(len(u)), jnp.zeros(num)
-    return u, noise, *(spec.noise.log_prob(state.noise, v) for v in (u, noise))
+    return u, noise, *(spec.noise.log_prob(params, v) for v in (u, noise))
 
 
-def _better(spec, key, state) -> Best:
+def _validation_loss(spec, params, u, weights) -> Array:
+    """Against the same noise every time, so that only the weights make a difference."""
+    return loss(spec, weights, *_contrast(spec, params, jax.random.key(0), u))[0]
+
+
+def _better(spec, state) -> Best:
     """The present weights where their loss on validation rows is the lowest so far."""
-    rows = _contrast(spec, state, key, state.validation)
-    now = _present(state)
-    found = loss(spec, now, *rows)[0]
-    old = state.best
+    now, old = _present(state), state.best
+    found = _validation_loss(spec, state.noise, state.validation, now)
     lower = found < old.loss
     weights = jax.tree.map(lambda a, b: jnp.where(lower, a, b), now, old.weights)
     return Best(weights, jnp.minimum(found, old.loss))
@@ -339,12 +338,7 @@ def _present(state: State) -> Weights:
 
 def weights(state: State) -> Weights:
     """What a trained model has: chosen by validation, averaged, or the last ones."""
-    if state.best is None:
-        return _present(state)
-    # Before the first check there is no choice.
-    checked = state.best.loss < LARGEST
-    pair = state.best.weights, _present(state)
-    return jax.tree.map(lambda a, b: jnp.where(checked, a, b), *pair)
+    return _present(state) if state.best is None else state.best.weights
 
 
 def whitened_energy(spec: Spec, state: State, u: Array) -> Array:

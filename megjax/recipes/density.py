@@ -8,7 +8,7 @@ import optax
 
 from megjax.data import files, toy
 from megjax.data.dataset import Dataset
-from megjax.densities import reference
+from megjax.densities import gaussian_mixtures, reference
 from megjax.evaluation import held_out
 from megjax.learners import noise_contrastive
 from megjax.networks import fourier
@@ -31,10 +31,10 @@ def config():
     density: of `noise_contrastive.Spec` and its optimizer; weight_decay of the network's
         kernels is AdamW's.
     network: of `fourier.Energy` on whitened data.
-    noise: shares of a box, of a Gaussian `spread` times as wide as the data, and of
-        kernels of the `widths` around `num_points` rows, all of whitened data. Shares
-        need not have sum 1; 0 is none. fitted: shares that make the data likely take
-        their place, and so for the widths. form: of kernels, round or "covariance".
+    noise: shares of a box, of a Gaussian `spread` times as wide as the data, of round
+        kernels of the `widths` around `num_points` rows, and of mixtures of Gaussians,
+        num_components, strengths and spreads as of `gaussian_mixtures`, all of whitened
+        data. Shares need not have sum 1; 0 is none.
     evaluation: in the plane num_points that are held out, and num_cells of quadrature a
     side; of tables num_chains and num_steps of annealing.
     """
@@ -62,8 +62,10 @@ def config():
         "spread": 1.5,
         "widths": (0.03, 0.15),
         "num_points": 500,
-        "form": "round",
-        "fitted": False,
+        "mixtures": 0.0,
+        "num_components": (2, 4, 8, 16, 32),
+        "strengths": (0.2, 1.0),
+        "spreads": (1.0, 2.0, 4.0),
     }
     fields.evaluation = {"num_points": 20_000, "num_cells": 1000}
     fields.train.num_steps = 3000
@@ -96,18 +98,8 @@ def table_config():
     fields.density.tilt = True
     fields.density.num_importance = 20_000
     fields.network.update({"num_features": 64, "scale": 0.5, "confinement": 0.0})
-    fields.noise.update(
-        {
-            "box": 0.0,
-            "gaussian": 0.5,
-            "kernels": 0.5,
-            "spread": 1.0,
-            "widths": (0.1, 0.2, 0.3, 0.45, 0.65, 0.9),
-            "num_points": 2000,
-            "form": "covariance",
-            "fitted": True,
-        }
-    )
+    shares = {"box": 0.0, "gaussian": 0.0, "kernels": 0.0, "mixtures": 1.0}
+    fields.noise.update(shares)
     fields.train.num_steps = 1000
     fields.train.save_every = fields.train.evaluate_every = 1000
     fields.evaluation = {"num_chains": 64, "num_steps": 200}
@@ -117,28 +109,25 @@ def table_config():
 
 def noise(group):
     """The noise of `config.noise`: a mixture of those with a share."""
-    for field in ("box", "gaussian", "kernels"):
+    for field in ("box", "gaussian", "kernels", "mixtures"):
         base.at_least(f"noise.{field}", group[field], 0)
-    whitened = base.choice("noise.form", group.form, round=False, covariance=True)
     parts = {
         "box": lambda: reference.box(),
         "gaussian": lambda: reference.gaussian(group.spread),
         "kernels": lambda: reference.kernel_density(
-            tuple(group.widths),
-            num_points=group.num_points,
-            whitened=whitened,
-            fitted=group.fitted,
+            tuple(group.widths), num_points=group.num_points
+        ),
+        "mixtures": lambda: gaussian_mixtures.gaussian_mixtures(
+            tuple(group.num_components),
+            strengths=tuple(group.strengths),
+            spreads=tuple(group.spreads),
         ),
     }
     shares = {name: group[name] for name in parts if group[name] > 0}
     if not shares:
-        raise ValueError(
-            "config.noise has no share above 0: give box, gaussian or kernels one"
-        )
+        raise ValueError("config.noise has no share above 0: give one of them one")
     weights = np.array(list(shares.values())) / sum(shares.values())
-    return reference.mixture(
-        [parts[name]() for name in shares], None if group.fitted else weights
-    )
+    return reference.mixture([parts[name]() for name in shares], weights)
 
 
 def optimizer(settings, num_steps):

@@ -17,11 +17,7 @@ DENSITIES = {
     "gaussian": reference.gaussian(1.3),
     "box": reference.box(0.1),
     "kernels": reference.kernel_density((0.2, 0.5), num_points=20),
-    "whitened": reference.kernel_density((0.3,), num_points=20, whitened=True),
     "mixture": reference.mixture([reference.box(), reference.gaussian()], [0.3, 0.7]),
-    "fitted": reference.mixture(
-        [reference.gaussian(), reference.kernel_density((0.2, 0.5), fitted=True)]
-    ),
 }
 
 
@@ -40,22 +36,19 @@ def test_a_gaussian_is_that_of_scipy():
 
 
 @pytest.mark.parametrize("dim", [2, 9])
-@pytest.mark.parametrize("whitened", [False, True])
-def test_kernels_are_a_mean_of_gaussians(dim, whitened):
+def test_kernels_are_a_mean_of_gaussians(dim):
     """Both ways to find the distances: coordinate by coordinate, and by a product."""
     x = np.random.RandomState(1).normal(size=(12, dim)) * np.linspace(1, 2, dim)
-    density = reference.kernel_density((0.2, 0.5), num_points=5, whitened=whitened)
+    density = reference.kernel_density((0.2, 0.5), num_points=5)
     params = density.fit(jnp.asarray(x))
-    form = np.asarray(params.factor @ params.factor.T)
     terms = [
-        stats.multivariate_normal(centre, w**2 * form).logpdf(x)
+        stats.multivariate_normal(centre, w**2).logpdf(x)
         for centre in x[:5]
         for w in (0.2, 0.5)
     ]
     expected = special.logsumexp(terms, axis=0) - np.log(10)
     found = density.log_prob(params, jnp.asarray(x))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert whitened == (not np.allclose(form, np.eye(dim)))
 
 
 def test_a_mixture_by_hand():
@@ -89,35 +82,6 @@ def test_the_form_of_parameters_knows_nothing_of_the_number_of_rows(name):
         for num in (2, 100)
     ]
     assert forms[0] == forms[1]
-
-
-def test_fitted_shares_are_those_of_the_most_likely_mixture():
-    """By expectation maximisation against the best of a fine grid."""
-    terms = np.random.RandomState(3).normal(size=(40, 2)) + [0.2, 0.0]
-    found = np.exp(reference.likely_shares(jnp.asarray(terms), 500))
-    grid = np.linspace(0.001, 0.999, 999)
-    log_shares = np.log(np.stack([grid, 1 - grid], 1))
-    total = special.logsumexp(terms[None] + log_shares[:, None], axis=2).sum(1)
-    np.testing.assert_allclose(found[0], grid[np.argmax(total)], atol=2e-3)
-    np.testing.assert_allclose(found.sum(), 1)
-
-
-@pytest.mark.parametrize("dim", [2, 9])
-def test_rows_are_held_against_the_other_kernels_alone(dim):
-    x = np.random.RandomState(1).normal(size=(12, dim))
-    density = reference.kernel_density((0.4,), num_points=30)
-    params = density.fit(jnp.asarray(x))
-    found = density.log_prob_without(params, jnp.asarray(x))
-    for i in (0, 7):
-        # Of 30 points the first 6 rows are there three times, the others twice.
-        points = np.delete(np.resize(x, (30, dim)), np.arange(i, 30, 12), axis=0)
-        terms = [stats.multivariate_normal(p, 0.16).logpdf(x[i]) for p in points]
-        expected = special.logsumexp(terms) - np.log(len(points))
-        np.testing.assert_allclose(found[i], expected, rtol=1e-5)
-    # Its own kernels would make the narrowest width the likeliest.
-    widths = (0.001, 0.6)
-    fit = reference.kernel_density(widths, num_points=12, fitted=True).fit
-    assert np.exp(fit(jnp.asarray(x)).log_shares)[1] > 0.99
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

@@ -215,7 +215,11 @@ def test_averages_and_what_validation_chooses():
     states = [state]
     for i in range(4):
         states.append(step(jax.random.key(i), states[-1], x[None])[0])
-    assert states[1].best.loss == nc.LARGEST > 1e9 * states[2].best.loss
+    # At first the fresh weights are the best.
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, nc.weights(states[1]), states[0].energy.params)
+    )
+    assert states[2].best.loss < states[1].best.loss == states[0].best.loss
     same = jax.tree.map(np.array_equal, nc.weights(states[2]), states[2].average)
     assert all(jax.tree.leaves(same))
     # Weights that are worse are not taken, however long they stay.
@@ -223,6 +227,18 @@ def test_averages_and_what_validation_chooses():
     worse = states[3].replace(average=bad, energy=states[3].energy.replace(params=bad))
     kept = nc.weights(step(jax.random.key(9), worse, x[None])[0])
     assert jax.tree.all(jax.tree.map(np.array_equal, kept, states[2].best.weights))
+
+
+def test_a_tilted_energy_that_gets_no_better_stays_the_noise():
+    spec = confined(tilt=True, num_validation=20, check_every=1)
+    spec = spec._replace(energy=fourier.Energy((8,), 4, confinement=0.0))
+    learner, state, x = begun(spec)
+    np.testing.assert_allclose(state.best.loss, 2 * np.log(2), rtol=1e-6)
+    bad = jax.tree.map(lambda leaf: leaf + 50, state.average)
+    state = state.replace(average=bad, energy=state.energy.replace(params=bad))
+    state, _ = jax.jit(learner.step)(jax.random.key(1), state, x[None])
+    found = -learner.energy(state, x) - learner.log_partition(state)
+    np.testing.assert_allclose(found, nc.noise_of(spec, state).log_prob(x), rtol=1e-4)
 
 
 def test_without_data_a_state_has_the_same_form():
