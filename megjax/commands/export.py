@@ -3,8 +3,6 @@
 megjax export --workdir=runs/digits --out=digits.safetensors
 """
 
-import pathlib
-
 from absl import flags
 
 from megjax import app, checks
@@ -23,10 +21,11 @@ def main() -> None:
     from megjax.training import loop, weights
 
     distributed.find_devices()
-    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    workdir = experiment.run_directory(WORKDIR.value)
     run = loop.restore(workdir, recipe=experiment.own_recipe(CONFIG.value))
     if distributed.is_main():
-        out = checks.path(OUT.value or f"{workdir.resolve().name}.safetensors")
+        default = f"{workdir.resolve().name}.safetensors"
+        out = checks.file(default if OUT.value is None else OUT.value)
         weights.save(out, run)
         app.say(f"weights of {workdir} at step {run.step} in {out}")
 

@@ -24,6 +24,7 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
 
     Raises OSError where the disk refuses, ImportError without safetensors.
     """
+    target = checks.file(path)
     with extras.needed("weights"):
         from safetensors import numpy as safetensors
     record = checkpoint.Record(
@@ -40,7 +41,6 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
         if not _is_optimizer(place)
     }
     content = safetensors.save(tensors, {ENTRY: json.dumps(text)})
-    target = checks.path(path)
     atomic.folder(target.parent)
     atomic.replace(target, lambda file: file.write(content))
 
