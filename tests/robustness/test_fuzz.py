@@ -44,7 +44,7 @@ from megjax.sampling import draw, model
 from tests.robustness import scripts as forks
 from tests.robustness.conftest import TOY
 
-QUICK = 200
+QUICK = 100
 CALLS, FLAGS = (
     int(os.environ.get(name, default))
     for name, default in (("CALLS", 2000), ("FLAGS", 60))

@@ -13,7 +13,7 @@ FOLDER = pathlib.Path(__file__).parent
 @pytest.mark.parametrize(
     "names",
     [
-        ("test_rwm.py", "test_latent.py"),
+        ("test_rwm.py",),
         pytest.param((), marks=pytest.mark.slow, id="all"),
     ],
 )
