@@ -647,9 +647,10 @@ def fault(name, values):
         unclear = "\n" in text or len(text) > 800 or forks.UNCLEAR.search(text)
         return text if unclear and not (told and "\n" not in text) else None
     except Exception as error:  # noqa: BLE001
-        # scikit-learn's own word for sparse rows.
-        sparse_rows = isinstance(error, TypeError) and "dense data is" in str(error)
-        return None if sparse_rows else f"{type(error).__name__}: {str(error)[:300]}"
+        # scikit-learn's contract has these TypeErrors, of sparse rows and of objects.
+        known = re.search("dense data is required|float.. argument must be", str(error))
+        told = known and isinstance(error, TypeError) and "\n" not in str(error)
+        return None if told else f"{type(error).__name__}: {str(error)[:300]}"
     return "was accepted"
 
 
