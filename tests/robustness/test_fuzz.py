@@ -79,7 +79,8 @@ NAMES = st.one_of(
     pick("", "x", None, 3, ["mala"], "MALA", "none "), st.text(max_size=3)
 )
 SEEDS = st.one_of(st.integers(min_value=2**32), st.floats(), OTHERS)
-PATHS = pick("", 3, None, b"x", "~nobody_of_this_name/x", "a\0b", ["x"])
+BAD_PATHS = pick("", 3, b"x", "~nobody_of_this_name/x", "a\0b", ["x"])
+PATHS = st.one_of(st.none(), BAD_PATHS)
 # Arrays of what no numbers are.
 NO_NUMBERS = hnp.arrays(
     st.sampled_from(["c8", "U2", "M8[s]", "O", "S3"]), hnp.array_shapes(max_dims=3)
@@ -321,7 +322,7 @@ FITS = {
     "score_weight": (pick(0.1), NEGATIVE),
     "bound": (pick("jensen_shannon"), NAMES),
     "average_decay": (pick(0.5), NOT_FRACTION),
-    "workdir": (pick(None), PATHS.filter(lambda value: value is not None)),
+    "workdir": (pick(None), BAD_PATHS),
     "dtype": (pick("float32"), NAMES),
 }
 CONTAINERS = {
@@ -399,7 +400,7 @@ FUNCTIONS = {
                 pick(None, 0.8),
                 st.one_of(pick(0, 1), NEGATIVE.filter(lambda v: v is not None)),
             ),
-            "store": (pick(None), PATHS.filter(lambda path: path is not None)),
+            "store": (pick(None), BAD_PATHS),
         },
     ),
     "model.sample": (
@@ -441,7 +442,7 @@ FUNCTIONS = {
                 pick("width=3", 3, [3], None, ["nope=3"], ["train.num_steps=-1"]),
             ),
             "devices": (pick(None), pick([], "x", [1], 3, {})),
-            "workdir": (PATHS, PATHS),
+            "workdir": (BAD_PATHS, BAD_PATHS),
         },
     ),
     "load": (
