@@ -37,7 +37,7 @@ from sklearn import (
     svm,
 )
 
-from megjax import EnergyDetector, app
+from megjax import EnergyDetector, app, checks
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the .npz: X [N, F], y [N].")
 SETS = flags.DEFINE_list("sets", None, "Parts of the names of sets; default all.")
@@ -184,7 +184,7 @@ def chosen() -> tuple[list[pathlib.Path], dict[str, Callable]]:
     """The files and methods of the flags; ValueError where there are none."""
     if not DATA_DIR.value:
         raise ValueError("no data: give --data_dir, a folder of ADBench's .npz files")
-    folder = pathlib.Path(DATA_DIR.value).expanduser()
+    folder = checks.path(DATA_DIR.value)
     paths = sorted(folder.glob("*.npz"), key=lambda path: path.stem.split("_")[-1])
     if SETS.value:
         paths = [p for p in paths if any(name in p.stem for name in SETS.value)]

@@ -22,9 +22,10 @@ from absl import flags
 from sklearn import metrics as sklearn_metrics
 
 from benchmarks import measure, proposals
-from megjax import app
+from megjax import app, checks
 from megjax.data import images
 from megjax.evaluation import anomaly, fidelity
+from megjax.io import atomic
 from megjax.recipes import cifar10, image_sets, wgan_gp
 from megjax.samplers import rwm
 from megjax.sampling import model, trace
@@ -220,7 +221,7 @@ def table2() -> Iterator[Sequence]:
     if BUDGET.value == "reduced":
         settings = {"evaluation.num_samples": 5000}
     file = "inception_weights" if space == "inception" else "classifier"
-    settings[f"evaluation.{file}"] = pathlib.Path(weights).expanduser().resolve()
+    settings[f"evaluation.{file}"] = checks.path(weights).resolve()
     yield "", *metrics_of, "paper: FID", "Inception score"
     num, floor = _test_images(space, settings)
     yield f"{num} test images", *(floor[name] for name in metrics_of), 7.8, 11.24
@@ -471,7 +472,7 @@ def _fid(run, seed) -> float | str:
     """Of the buffer at full size, with --inception_weights."""
     if BUDGET.value != "full" or not INCEPTION.value:
         return "-"
-    weights = pathlib.Path(INCEPTION.value).expanduser().resolve()
+    weights = checks.path(INCEPTION.value).resolve()
     fields = {"evaluation.inception_weights": weights}
     return evaluated(run, "inception", seed, **fields)["fid"]
 
@@ -535,7 +536,7 @@ def main(name: str) -> int:
     """Prints a table row by row as it is known, and leaves it as JSON in --runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = []
-    pathlib.Path(RUNS.value).mkdir(parents=True, exist_ok=True)
+    flags.FLAGS.runs = str(atomic.folder(checks.path(RUNS.value)))
     for row in TABLES[name]():
         rows.append([_cell(value) for value in row])
         print("| " + " | ".join(rows[-1]) + " |", flush=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from megjax import checks, distributed, extras
+from megjax import checks, distributed, errors, extras, random
 from megjax.data import files
 from megjax.metrics import mcmc
 from megjax.recipes import arrays
@@ -69,6 +69,8 @@ class Model:
         """
         if log_z is None:
             log_z = self.log_partition()
+        else:
+            checks.number("log_z", log_z)
         return -self.energy(x) - log_z
 
     def log_partition(self) -> Array:
@@ -114,9 +116,8 @@ class Model:
 
         Returns [num, *shape]; images lie in [-1, 1]. Raises ValueError at num < 1.
         """
-        if num < 1:
-            raise ValueError(f"num={num}: give at least 1")
-        return self._generate(key, self.state, num)
+        checks.whole("num", num, 1)
+        return self._generate(random.checked(key), self.state, int(num))
 
     def sample(
         self,
@@ -200,13 +201,12 @@ class Model:
         weights.save(path, self.run)
 
     def _examples(self, x) -> Array:
-        if np.ma.is_masked(x):
-            raise ValueError("x holds masked values: fill them first, x.filled(...)")
+        checks.unmasked("x", x)
         if len(self.shape) == 3 and getattr(x, "dtype", None) == np.uint8:
             raise ValueError(
                 "x holds pixels of uint8: give images in [-1, 1], x / 127.5 - 1"
             )
-        x = jnp.asarray(x, jnp.float32)
+        x = _floats(x)
         if x.shape[1:] != self.shape:
             raise ValueError(
                 f"x has shape {list(x.shape)}: give [N, "
@@ -236,6 +236,27 @@ class Model:
         return jax.jit(self.learner.generate)
 
 
+def _floats(x) -> Array:
+    """x in float32; ValueError where it is no array of finite real numbers."""
+    if isinstance(x, jax.core.Tracer):
+        return jnp.asarray(x, jnp.float32)
+    if hasattr(x, "toarray"):
+        raise ValueError("x is a sparse matrix: give x.toarray()")
+    try:
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError("x is no array of numbers: give rows of one length") from error
+    if x.dtype.kind not in "biuf" and x.dtype != jnp.bfloat16:
+        raise ValueError(f"x holds {x.dtype} {list(x.shape)}: give real numbers")
+    with np.errstate(over="ignore"):
+        x = jnp.asarray(x.astype(jnp.float32))
+    if not jnp.all(jnp.isfinite(x)):
+        raise ValueError(
+            "x holds NaN or infinite values, or such as float32 has not: remove them"
+        )
+    return x
+
+
 def train(
     config: str | ml_collections.ConfigDict,
     *,
@@ -258,15 +279,22 @@ def train(
     Model('rbm_digits', shape=(8, 8, 1), step=2)
     """
     distributed.find_devices()
+    _check_devices(devices)
+    overrides = _texts("overrides", overrides, "FIELD=VALUE")
     if isinstance(config, str):
         name, directory = experiment.name(config), experiment.directory(config)
         config = experiment.load(config)
+    elif not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(  # noqa: TRY004
+            f"config is {errors.kind(config)}: give the name of a config, a path or a "
+            "ConfigDict"
+        )
     else:
         name, directory = "own", pathlib.Path("runs", "own")
         config = config.copy_and_resolve_references()
+    workdir = checks.path(directory if workdir is None else workdir)
     experiment.assign(config, overrides)
     built = experiment.build(config)
-    workdir = checks.path(workdir or directory)
     return _trained(config, built, workdir, name, devices)
 
 
@@ -305,9 +333,9 @@ def fit(
             f"learner={learner!r}: choose one of {', '.join(arrays.RECIPES)}"
         )
     config = arrays.config(learner, data.shape)
-    config.train.seed = seed
+    _set(config.train, "seed", seed)
     if num_steps is not None:
-        config.train.num_steps = num_steps
+        _set(config.train, "num_steps", num_steps)
     config.batch_size = min(config.batch_size, data.num_examples)
     for field, value in spec.items():
         place = config if field in ("batch_size", "width", "dtype") else config[learner]
@@ -315,7 +343,7 @@ def fit(
             own = [name for name in ("batch_size", "width") if name in config]
             known = ", ".join([*own, *sorted(config[learner])])
             raise ValueError(f"{learner} has no field {field!r}: give one of {known}")
-        place[field] = value
+        _set(place, field, value)
     recipe = experiment.recipe_of(config)
     with experiment.one_line_errors():
         data = arrays.prepared(config, learner, data)
@@ -326,6 +354,36 @@ def fit(
     config.train.save_every = config.train.num_steps
     with tempfile.TemporaryDirectory() as directory:
         return _trained(config, built, pathlib.Path(directory), "custom")
+
+
+def _set(place: ml_collections.ConfigDict, field: str, value: Any) -> None:
+    """Sets a field; ValueError at a value of another type."""
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        experiment.check_type(field, value, place[field])
+        place[field] = value
+    except TypeError as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"{words}: give one of that type") from error
+
+
+def _texts(name: str, values: Any, example: str) -> tuple[str, ...]:
+    """Several texts as a tuple; ValueError at one text alone and at anything else."""
+    found = tuple(values) if isinstance(values, Iterable) else (None,)
+    if isinstance(values, str) or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{name}={values!r:.60}: give a list such as [{example!r}]")
+    return found
+
+
+def _check_devices(devices) -> None:
+    """ValueError unless None or a list of devices."""
+    if devices is None:
+        return
+    listed = isinstance(devices, list | tuple | np.ndarray) and len(devices)
+    if not listed or not all(isinstance(one, jax.Device) for one in devices):
+        raise ValueError(
+            f"devices={devices!r:.60}: give a list such as jax.devices()[:1]"
+        )
 
 
 def _trained(config, built, workdir, name, devices=None) -> Model:
@@ -410,6 +468,9 @@ def evaluate(
     >>> sorted(megjax.evaluate(model, ["monitor"]))
     ['monitor']
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model is {errors.kind(model)}: give a megjax.Model")  # noqa: TRY004
+    names = _texts("names", names, "monitor")
     built = model.run.experiment()
     chosen = evaluation.chosen(built, names)
     mesh = distributed.data_mesh(jax.local_devices())

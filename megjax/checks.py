@@ -38,8 +38,68 @@ def path(given: str | os.PathLike[str]) -> pathlib.Path:
         ) from error
 
 
+def file(given: str | os.PathLike[str]) -> pathlib.Path:
+    """A path of a file to write, as `path`; ValueError where it names a folder.
+
+    >>> from megjax import checks
+    >>> checks.file("digits.npz").name
+    'digits.npz'
+    """
+    found = path(given)
+    if os.fspath(given).endswith(os.sep) or not found.name or found.is_dir():
+        raise ValueError(f"{os.fspath(given)} is a folder: give the name of a file")
+    return found
+
+
+def unmasked(name: str, value: Any) -> None:
+    """ValueError where an array, or an array in a list, has masked values."""
+    import numpy as np
+
+    parts = value if isinstance(value, list | tuple) else [value]
+    if num := sum(np.ma.count_masked(one) for one in parts if np.ma.is_masked(one)):
+        raise ValueError(
+            f"{name} has {num} masked values: fill them first, as by {name}.filled(0), "
+            "or leave those rows out"
+        )
+
+
+def array(name: str, value: Any, ndim: int | None = None) -> None:
+    """ValueError unless a value is an array of real numbers, with so many axes if given.
+
+    What is traced will do, so that under jit this costs no time.
+
+    >>> import numpy as np
+    >>> from megjax import checks
+    >>> checks.array("energies", np.ones(3), 1)
+    """
+    dtype = str(getattr(value, "dtype", ""))
+    is_real = dtype.startswith(("float", "bfloat", "int", "uint", "bool"))
+    if not is_real or not hasattr(value, "shape") or hasattr(value, "toarray"):
+        what = f"of {dtype}" if dtype else errors.kind(value)
+        raise ValueError(f"{name} is {what}: give an array of real numbers")
+    unmasked(name, value)
+    if ndim is not None and value.ndim != ndim:
+        axes = f"{ndim} {'axis' if ndim == 1 else 'axes'}"
+        raise ValueError(
+            f"{name} is {dtype} {list(value.shape)}: give numbers with {axes}"
+        )
+
+
+def number(name: str, value: Any) -> None:
+    """ValueError unless a value is a real number, or an array of one.
+
+    >>> from megjax import checks
+    >>> checks.number("log_z", 1.5)
+    """
+    is_scalar = getattr(value, "shape", None) == () and value.dtype.kind in "iuf"
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_real or is_scalar):
+        raise ValueError(f"{name}={value!r:.60}: give a number")
+
+
 def at_least(name: str, value: float, minimum: float) -> None:
     """ValueError where a number falls short of its minimum, or is not finite."""
+    number(name, value)
     if not minimum <= value < math.inf:
         finite = "" if value < minimum else ", and a finite number"
         raise ValueError(f"{name}={value}: give at least {minimum}{finite}")
@@ -53,23 +113,27 @@ def whole(name: str, value: Any, minimum: int) -> None:
     """
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < minimum:
-        raise ValueError(f"{name}={value!r}: give a whole number from {minimum} up.")
+        raise ValueError(
+            f"{name}={value!r:.60}: give a whole number from {minimum} up."
+        )
 
 
 def positive(name: str, value: float) -> None:
     """ValueError where a number is not above 0, or is not finite."""
+    number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name}={value}: give a finite number above 0")
 
 
 def fraction(name: str, value: float) -> None:
     """ValueError where a number is not in [0, 1)."""
+    number(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value}: give a number in [0, 1)")
 
 
 def choice(name: str, value: str, **options: Any) -> Any:
     """options[value]; ValueError naming the allowed values otherwise."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name}={value!r}: choose one of {', '.join(options)}")
     return options[value]

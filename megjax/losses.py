@@ -6,11 +6,11 @@ Functions of energies, logits or an `energy_fn`; nothing draws or owns weights.
 from collections.abc import Callable
 from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen
 
+from megjax import checks
 from megjax.types import Array, EnergyFn, PyTree
 
 
@@ -21,7 +21,7 @@ def jensen_shannon(joint: Array, marginal: Array) -> Array:
     At the optimal T it is 2 JSD(joint || product) - 2 log 2, in [-2 log 2, 0]; it
     saturates, so it is not an estimate of the mutual information. Algorithm 1 of the
     paper prints minus this with a wrong sign in both terms; eq. 7 is right. Raises
-    AssertionError for other shapes, as the two bounds below do.
+    ValueError for other shapes, as the two bounds below do.
 
     >>> import jax.numpy as jnp
     >>> from megjax import jensen_shannon
@@ -71,7 +71,7 @@ def variational(joint: Array, marginal: Array) -> Array:
     joint: log q(z|x) - log p(z) [B] of a density q, as `networks.heads.Posterior` has
     it; marginal: not used, [M, B] with any M, 0 included. I(x; z) minus the mean
     divergence of q from the true posterior: unlike the other bounds it has no limit,
-    and for a generator without noise none is reached. Raises AssertionError for other
+    and for a generator without noise none is reached. Raises ValueError for other
     shapes.
 
     >>> import jax.numpy as jnp
@@ -91,7 +91,10 @@ def energy_contrast(real: Array, fake: Array) -> Array:
     >>> float(energy_contrast(jnp.array([1.0, 3.0]), jnp.array([5.0])))
     -3.0
     """
-    chex.assert_rank([real, fake], 1)
+    checks.array("real", real, 1)
+    checks.array("fake", fake, 1)
+    if not real.size or not fake.size:
+        raise ValueError(f"{real.size} and {fake.size} energies: give at least 1 each")
     return jnp.mean(real) - jnp.mean(fake)
 
 
@@ -106,7 +109,8 @@ def squared_score(energy_fn: EnergyFn, x: Array) -> Array:
     >>> squared_score(lambda x: x @ jnp.array([3.0, 4.0]), jnp.ones((2, 2)))
     Array([25., 25.], dtype=float32)
     """
-    gradient = jax.grad(lambda x: jnp.sum(energy_fn(x)))(x)
+    _check_floats("x", x)
+    gradient = jax.grad(lambda x: jnp.sum(_energies(energy_fn, x)))(x)
     return _squared(gradient)
 
 
@@ -131,6 +135,8 @@ def penalised_energy(
     >>> bool(jnp.allclose(penalised, energies + 0.1 * squared))
     True
     """
+    _check_floats("x", x)
+    checks.number("weight", weight)
     if getattr(network, "piecewise_linear", False):
         return _piecewise_linear_penalty(network, params, x, weight)
     energy_fn = partial(network.apply, {"params": params})
@@ -179,12 +185,15 @@ def gradient_penalty(
     >>> gradient_penalty(energy_fn, jnp.ones((1, 2)), norm_deviation, 10.0)[2]
     Array([160.], dtype=float32)
     """
-    gradient = jax.grad(lambda x: jnp.mean(energy_fn(x)))(x)
+    _check_floats("x", x)
+    checks.number("weight", weight)
+    gradient = jax.grad(lambda x: jnp.mean(_energies(energy_fn, x)))(x)
     gradient = jax.lax.stop_gradient(len(x) * gradient)
     penalty, pullback = jax.vjp(lambda g: weight * deviation(g), gradient)
     (direction,) = pullback(jnp.ones_like(penalty))
     energies, slope = jax.jvp(energy_fn, (x,), (direction,))
-    chex.assert_shape([energies, penalty, slope], (len(x),))
+    if penalty.shape != (len(x),):
+        raise ValueError(f"deviation returns shape {list(penalty.shape)}: return [B]")
     return energies, gradient, penalty + slope - jax.lax.stop_gradient(slope)
 
 
@@ -196,6 +205,7 @@ def norm_deviation(gradient: Array) -> Array:
     >>> norm_deviation(jnp.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [16.0, 0.0]
     """
+    _check_floats("gradient", gradient)
     return jnp.square(norms(gradient) - 1)
 
 
@@ -210,6 +220,7 @@ def pixel_norm_deviation(gradient: Array) -> Array:
     >>> pixel_norm_deviation(jnp.ones((1, 2, 2, 1))).tolist()
     [0.0]
     """
+    _check_floats("gradient", gradient, 2)
     deviation = jnp.square(_norm(gradient, -1) - 1)
     return jnp.mean(deviation, axis=range(1, deviation.ndim))
 
@@ -237,6 +248,9 @@ def batch_norm_entropy(scales: PyTree, epsilon: float = 1e-8) -> Array:
     >>> print(f"{batch_norm_entropy({'scale': jnp.ones(2)}):.4f}")  # of N(0, I)
     2.8379
     """
+    checks.at_least("epsilon", epsilon, 0)
+    for scale in jax.tree.leaves(scales):
+        checks.array("scales", scale)
     entropies = [
         jnp.sum(jnp.log(2 * jnp.pi * jnp.e * jnp.square(g) + epsilon)) / 2
         for g in jax.tree.leaves(scales)
@@ -251,6 +265,29 @@ def _norm(x: Array, axes) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
+def _energies(energy_fn: EnergyFn, x: Array) -> Array:
+    """energy_fn(x) [B]. Raises ValueError where it returns another shape."""
+    found = energy_fn(x)
+    if jnp.shape(found) != (len(x),):
+        raise ValueError(
+            f"energy_fn returns shape {list(jnp.shape(found))} for {len(x)} examples: "
+            "return one energy for each, [B]"
+        )
+    return found
+
+
+def _check_floats(name: str, x: Array, min_ndim: int = 1) -> None:
+    """ValueError unless x is an array of floats [B, ...] with so many axes at least."""
+    checks.array(name, x)
+    if x.ndim < min_ndim or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} is {x.dtype} {list(x.shape)}: give floats [B, ...]")
+
+
 def _check_pairs(joint: Array, marginal: Array) -> None:
-    chex.assert_rank([joint, marginal], [1, 2])
-    chex.assert_equal_shape_suffix([joint, marginal], 1)
+    checks.array("joint", joint, 1)
+    checks.array("marginal", marginal, 2)
+    if marginal.shape[1:] != joint.shape or not joint.size:
+        raise ValueError(
+            f"joint has shape {list(joint.shape)} and marginal {list(marginal.shape)}: "
+            "give [B] and [M, B]"
+        )

@@ -7,6 +7,7 @@ with what uses it, and both words of a hash are used where `jax.random` keeps on
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,19 @@ from megjax.types import Array, Key
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
+
+
+def checked(key: Any) -> Key:
+    """One typed key, also of those that `jax.random.PRNGKey` makes; else ValueError."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(
+        key.dtype, jax.dtypes.prng_key
+    )
+    if getattr(key, "dtype", None) == np.uint32 and np.shape(key) == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    if not typed or key.shape:
+        words = " ".join(str(key).split())
+        raise ValueError(f"key={words:.60}: give jax.random.key(seed).")
+    return key
 
 
 def fold_in(key: Key, index: Array) -> Key:

@@ -66,7 +66,7 @@ def test_models_that_ship_are_small_and_what_their_cards_say(name):
     assert path.stat().st_size < 2**20
     model = megjax.load_pretrained(name)
     text = card.markdown(model.run, path.name, {})
-    shipped = path.with_suffix(".md").read_text()
+    shipped = path.with_suffix(".card.md").read_text()
     for part in text.split("\n\n"):
         assert part in shipped or part.startswith("Exported with"), part
     assert np.isfinite(model.generate(jax.random.key(0), 8)).all()
@@ -223,7 +223,10 @@ def test_other_learners_fit_vectors(plane, learner):
         (lambda x, m: megjax.fit(x[:, 0]), r"x holds float64 \[64\]: give numbers"),
         (lambda x, m: megjax.fit(np.full((4, 2), np.nan)), "x holds NaN"),
         (lambda x, m: m.energy(x[0]), r"x has shape \[2\]: give \[N, 2\]"),
-        (lambda x, m: m.generate(jax.random.key(0), 0), "num=0: give at least 1"),
+        (
+            lambda x, m: m.generate(jax.random.key(0), 0),
+            "num=0: give a whole number from 1",
+        ),
         (lambda x, m: m.log_prob(x), "log Z of this model is not known"),
         (lambda x, m: m.score_samples(x, criterion="e"), "choose one of energy, score"),
         (

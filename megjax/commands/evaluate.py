@@ -5,8 +5,6 @@ evaluation.json and pictures in --out. --set=FIELD=VALUE changes a field of the 
 first, such as evaluation.num_samples.
 """
 
-import pathlib
-
 from absl import flags
 
 from megjax import app, checks
@@ -32,8 +30,8 @@ def main() -> None:
     from megjax.training import evaluate, loop
 
     distributed.find_devices()
-    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
-    out = checks.path(OUT.value or workdir / "evaluation")
+    workdir = experiment.run_directory(WORKDIR.value)
+    out = checks.path(workdir / "evaluation" if OUT.value is None else OUT.value)
     restored = loop.restore(
         workdir, SET.value, recipe=experiment.own_recipe(CONFIG.value)
     )

@@ -1,9 +1,7 @@
 """Writes the weights of a trained run to one .safetensors file, and a model card.
 
-megjax export --workdir=runs/digits --out=digits.safetensors     # and digits.md
+megjax export --workdir=runs/digits --out=digits.safetensors     # and digits.card.md
 """
-
-import pathlib
 
 from absl import flags
 
@@ -24,14 +22,16 @@ def main() -> None:
     from megjax.training import card, loop, weights
 
     distributed.find_devices()
-    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
+    workdir = experiment.run_directory(WORKDIR.value)
     run = loop.restore(workdir, recipe=experiment.own_recipe(CONFIG.value))
     if distributed.is_main():
-        out = checks.path(OUT.value or f"{workdir.resolve().name}.safetensors")
+        default = f"{workdir.resolve().name}.safetensors"
+        out = checks.file(default if OUT.value is None else OUT.value)
         weights.save(out, run)
         text = card.markdown(run, out.name, card.last_metrics(workdir, run.step))
-        atomic.replace(out.with_suffix(".md"), lambda file: file.write(text.encode()))
-        app.say(f"weights of {workdir} at step {run.step} in {out}, card beside it")
+        beside = out.with_name(f"{out.stem}.card.md")
+        atomic.replace(beside, lambda file: file.write(text.encode()))
+        app.say(f"weights of {workdir} at step {run.step} in {out}, card in {beside}")
 
 
 def run() -> None:

@@ -9,7 +9,6 @@ minute are kept in --out/chunks: killed and started again, they go on.
 """
 
 import functools
-import pathlib
 import sys
 
 from absl import flags
@@ -77,7 +76,7 @@ def kernel(restored, proposal):
     """
     from megjax.sampling import model
 
-    if PROPOSAL.value and KERNEL.value != "neural":
+    if PROPOSAL.value is not None and KERNEL.value != "neural":
         raise ValueError(f"--proposal={PROPOSAL.value}: give --kernel=neural with it")
     if KERNEL.value in ("gibbs", "neural") and STEP_SIZE.value is not None:
         raise ValueError(f"--kernel={KERNEL.value} has no --step_size: leave it out")
@@ -151,11 +150,11 @@ def main() -> int:
     from megjax.training import loop
 
     distributed.find_devices()
-    workdir = checks.path(WORKDIR.value or experiment.newest(pathlib.Path("runs")))
-    out = checks.path(OUT.value or workdir / "samples")
+    workdir = experiment.run_directory(WORKDIR.value)
+    out = checks.path(workdir / "samples" if OUT.value is None else OUT.value)
     recipe = experiment.own_recipe(CONFIG.value)
     restored = proposal = loop.restore(workdir, recipe=recipe)
-    if KERNEL.value == "neural" and PROPOSAL.value:
+    if KERNEL.value == "neural" and PROPOSAL.value is not None:
         proposal = loop.restore(checks.path(PROPOSAL.value))
     if not distributed.is_main():
         return 0

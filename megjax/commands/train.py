@@ -25,7 +25,8 @@ def main() -> int:
 
     distributed.find_devices()
     config_file = FLAGS["config"].config_filename
-    workdir = checks.path(WORKDIR.value or experiment.directory(config_file))
+    default = experiment.directory(config_file)
+    workdir = checks.path(default if WORKDIR.value is None else WORKDIR.value)
     name = experiment.name(config_file)
     config = CONFIG.value
     try:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from megjax import checks
+
 
 class Dataset(NamedTuple):
     """A training set: arrays to keep on the device, and how to read a batch from them.
@@ -61,7 +63,7 @@ def find_file(
     FileNotFoundError that names the folders.
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser().absolute()
+    root = checks.path(data_dir).absolute()
     folders = (root, root / folder, root.parent / folder)
     for path in (place / name for place in folders for name in names):
         if path.is_file():

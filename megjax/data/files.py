@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from megjax import checks
 from megjax.data import folders, images, tables
 from megjax.data.dataset import Dataset
 from megjax.io import npz
@@ -32,7 +33,7 @@ def custom(
 
     FileNotFoundError where there is none; ValueError at files of other types.
     """
-    root = pathlib.Path(path).expanduser()
+    root = checks.path(path)
     if root.is_dir():
         return folders.folder(
             path,
@@ -56,7 +57,7 @@ def array(path: str, *, standardise: bool = False) -> Dataset:
     column. A .csv, .tsv (pandas reads them) or .parquet (pyarrow) is such vectors, a
     row each. Pickled objects are refused. ValueError says what is allowed.
     """
-    file = pathlib.Path(path).expanduser()
+    file = checks.path(path)
     if file.suffix.lower() in TABLES:
         x, columns = TABLES[file.suffix.lower()](file)
         return tables.table(file.stem, x, standardise=standardise, columns=columns)
@@ -85,11 +86,7 @@ def examples(x: Any, origin: str, name: str, *, standardise: bool = False) -> Da
 
 def numbers(x: Any, origin: str) -> np.ndarray:
     """An array of finite numbers [N, D], [N, H, W] or [N, H, W, C]; else ValueError."""
-    if np.ma.is_masked(x):
-        raise ValueError(
-            f"{origin} holds masked values: fill them first, x.filled(...), or leave "
-            "those rows out."
-        )
+    checks.unmasked(origin, x)
     if hasattr(x, "toarray"):
         raise ValueError(f"{origin} is a sparse matrix: give x.toarray().")
     try:

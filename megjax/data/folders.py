@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megjax import extras
+from megjax import checks, extras
 from megjax.data import images
 from megjax.data.dataset import Dataset
 from megjax.io import npz
@@ -57,7 +57,7 @@ def folder(
     differ in size, or that none can be read; FileNotFoundError where there are none.
     """
     _check(image_size, num_channels, crop, background)
-    root = pathlib.Path(path).expanduser()
+    root = checks.path(path)
     read = functools.partial(
         _read,
         mode=CHANNELS[num_channels],

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from megjax import extras
+from megjax import checks, extras
 from megjax.data.dataset import Dataset
 from megjax.types import Array
 
@@ -76,8 +76,7 @@ def check_levels(pixels: Array, name: str = "pixels") -> None:
     Traceback (most recent call last):
     ValueError: pixels of float64 from 0 to 1: give np.round(255 * x).astype(np.uint8)
     """
-    if np.ma.is_masked(pixels):
-        raise ValueError(f"{name} with masked values: fill them first, x.filled(0)")
+    checks.unmasked(name, pixels)
     if pixels.dtype != np.uint8:
         if not pixels.size or not np.issubdtype(pixels.dtype, np.number):
             raise ValueError(f"{name} of {pixels.dtype}: give uint8 from 0 to 255")
@@ -486,7 +485,7 @@ def _source(name: str, *, split: str, data_dir: str | None) -> _Source:
 def _version_dir(name: str, data_dir: str | None) -> pathlib.Path:
     """The newest prepared version of a set."""
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = pathlib.Path(data_dir).expanduser()
+    root = checks.path(data_dir)
     versions = [path.parent for path in (root / name).glob("*/dataset_info.json")]
     versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     if not versions:

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from megjax import checks
 from megjax.data import tables
 from megjax.data.dataset import Dataset, Labelled, find_file
 
@@ -105,8 +106,8 @@ def _found(path: str | None, data_dir: str | None) -> pathlib.Path:
     try:
         if path is None:
             return find_file((FILE_NAME,), "kddcup99", data_dir)
-        if pathlib.Path(path).expanduser().is_file():
-            return pathlib.Path(path).expanduser()
+        if checks.path(path).is_file():
+            return checks.path(path)
         raise FileNotFoundError(f"No KDD Cup 99 file at {path}")
     except FileNotFoundError as error:
         raise FileNotFoundError(

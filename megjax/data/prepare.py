@@ -19,7 +19,7 @@ import numpy as np
 import scipy.io
 from absl import flags
 
-from megjax import app, extras
+from megjax import app, checks, extras
 from megjax.data import kdd99
 
 NAMES = (
@@ -44,8 +44,8 @@ def prepare(name: str, *, data_dir: str, raw_dir: str | None = None) -> pathlib.
     """
     if name not in NAMES:
         raise ValueError(f"Unknown data set {name!r}: choose from {', '.join(NAMES)}.")
-    root = pathlib.Path(data_dir).expanduser()
-    raw = pathlib.Path(raw_dir).expanduser() if raw_dir else None
+    root = checks.path(data_dir)
+    raw = checks.path(raw_dir) if raw_dir else None
     if name == "kdd99":
         return _prepare_kdd99(root, raw)
     with extras.needed("data"):

@@ -4,7 +4,8 @@ import functools
 import json
 import numbers
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Self
 
 import jax
@@ -22,7 +23,7 @@ from megjax.types import Array, Key, PyTree
 
 with extras.needed("estimators"):
     from sklearn.base import BaseEstimator
-    from sklearn.utils import validation
+    from sklearn.utils import check_random_state, validation
 
 _VERSION = "2"
 _DTYPES = (np.float64, np.float32)
@@ -63,7 +64,7 @@ class Estimator(BaseEstimator):
         }
         # NumPy's numbers and arrays have their plain forms.
         text = json.dumps(header, default=lambda value: value.tolist())
-        atomic.write(checks.path(path), arrays | {"header": np.array(text)})
+        atomic.write(checks.file(path), arrays | {"header": np.array(text)})
 
     @classmethod
     def load(cls, path) -> Self:
@@ -116,11 +117,7 @@ class Estimator(BaseEstimator):
         reset: for training; else the estimator must be fitted, to such columns. Raises
         ValueError at masked values and dates, which scikit-learn would take for numbers.
         """
-        if np.ma.is_masked(X):
-            raise ValueError(
-                f"{type(self).__name__} was given {np.ma.count_masked(X)} masked values: "
-                "fill them first, X.filled(...), or leave those rows out"
-            )
+        checks.unmasked("X", X)
         if not reset:
             validation.check_is_fitted(self)
         if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
@@ -128,7 +125,25 @@ class Estimator(BaseEstimator):
                 f"{type(self).__name__} was given dates ({X.dtype}): make numbers of them, "
                 "such as days since the first"
             )
-        return validation.validate_data(self, X, dtype=_DTYPES, reset=reset)
+        try:
+            return validation.validate_data(self, X, dtype=_DTYPES, reset=reset)
+        except ValueError as error:
+            raise ValueError(_words(error)) from error
+
+
+def _words(error: ValueError) -> str:
+    """scikit-learn's words on a table in one line, with what to do."""
+    words = " ".join(str(error).split())
+    for start in ("Input X contains NaN.", "Input X contains infinity"):
+        if words.startswith(start):
+            told = words.partition(".")[0]
+            return f"{told}: leave those rows out, or fill them as sklearn.impute does"
+    if words.startswith("could not convert string"):
+        return f"{words}: give numbers; encode text, as by sklearn's OneHotEncoder"
+    # Of these two it prints the table, too.
+    if words.startswith("Complex data not supported"):
+        return "Complex data not supported: give real numbers, X.real or abs(X)"
+    return re.sub("array=.*(?=Reshape your data)", "", words)
 
 
 def _check_names(cls: type, fitted: Mapping[str, Any]) -> None:
@@ -231,16 +246,25 @@ def check(values: Mapping[str, Any], **rules: tuple | int | str) -> None:
     for name, rule in rules.items():
         value = values[name]
         if isinstance(rule, tuple):
-            is_usable = value in rule
+            is_usable = isinstance(value, Hashable) and value in rule
             words = f"choose one of {', '.join(map(repr, rule))}"
         elif isinstance(rule, int):
-            is_usable = isinstance(value, numbers.Integral) and value >= rule
+            is_whole = isinstance(value, numbers.Integral)
+            is_usable = is_whole and not isinstance(value, bool) and value >= rule
             words = f"give a whole number from {rule} up"
         else:
             is_usable = isinstance(value, numbers.Real) and _is_in(value, rule)
             words = f"give a number in {rule}"
         if not is_usable:
-            raise ValueError(f"{name}={value!r}: {words}")
+            raise ValueError(f"{name}={value!r:.200}: {words}")
+
+
+def check_common(values: Mapping[str, Any]) -> None:
+    """ValueError at a `verbose` or a `random_state` that cannot be."""
+    if not isinstance(values["verbose"], bool | np.bool_):
+        check(values, verbose=0)
+    if values["random_state"] is not None:
+        check_random_state(values["random_state"])
 
 
 def _is_in(value: float, interval: str) -> bool:

@@ -284,30 +284,6 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         rows = meg_energy.scaled(X, self.center_, self.scale_)
         return meg_energy.scores(self.params_, rows, self.criterion)
 
-    def _table(self, X, *, reset: bool = False) -> np.ndarray:
-        """X as of every estimator, with errors in one line that say what to do."""
-        if np.ma.is_masked(X):
-            raise ValueError(
-                f"X has {np.ma.count_masked(X)} masked values: fill them, as by "
-                "X.filled(0), or leave those rows out"
-            )
-        try:
-            return super()._table(X, reset=reset)
-        except ValueError as error:
-            raise ValueError(_words(error)) from error
-
-
-def _words(error: ValueError) -> str:
-    """scikit-learn's words on a table in one line, with what to do."""
-    words = " ".join(str(error).split())
-    for start in ("Input X contains NaN.", "Input X contains infinity"):
-        if words.startswith(start):
-            told = words.partition(".")[0]
-            return f"{told}: leave those rows out, or fill them as sklearn.impute does"
-    if words.startswith("could not convert string"):
-        return f"{words}: give numbers; encode text, as by sklearn's OneHotEncoder"
-    return words
-
 
 def _sampled(
     stored: np.ndarray, X: np.ndarray, num_seen: int, most: int, random_state
@@ -359,7 +335,7 @@ class PyODEnergyDetector(BaseEstimator):
 
     def fit(self, X, y=None) -> Self:
         """Fits a clone of the detector to X [N, F]; y is ignored."""
-        _check_contamination(self)
+        _check_adapter(self)
         detector = EnergyDetector() if self.detector is None else clone(self.detector)
         detector.set_params(contamination=self.contamination)
         self.detector_ = detector.fit(X)
@@ -375,7 +351,7 @@ class PyODEnergyDetector(BaseEstimator):
     def decision_function(self, X) -> np.ndarray:
         """How anomalous rows are, float64 [N]."""
         validation.check_is_fitted(self, "detector_")
-        _check_contamination(self)
+        _check_adapter(self)
         return -self.detector_.score_samples(X)
 
     def predict(self, X, return_confidence=False):
@@ -412,6 +388,18 @@ class PyODEnergyDetector(BaseEstimator):
         found = np.stack([1 - anomaly, anomaly], axis=1)
         return (found, self._confidence(scores)) if return_confidence else found
 
+    def set_params(self, **params) -> Self:
+        """Sets parameters, those of `detector` as detector__NAME; the adapter.
+
+        Raises ValueError at a name that neither has.
+        """
+        nested = [name for name in params if name.startswith("detector__")]
+        if nested and params.get("detector", self.detector) is None:
+            raise ValueError(
+                f"{nested[0]}: there is no detector; give detector=EnergyDetector()"
+            )
+        return super().set_params(**params)
+
     @property
     def n_features_in_(self) -> int:
         return self._of_detector("n_features_in_")
@@ -442,6 +430,7 @@ def _check(detector: EnergyDetector) -> None:
     """ValueError naming the first unusable parameter, its value and what it may be."""
     values = detector.get_params()
     base.check(values, energy=tuple(_READS))
+    base.check_common(values)
     _check_contamination(detector)
     _check_others(values)
     rules = {
@@ -485,6 +474,21 @@ def _check_others(values: dict) -> None:
                 f"{name}={values[name]!r} is of {others}, not of {energy!r}: give that "
                 "energy as well, or leave it out"
             )
+
+
+def _check_adapter(adapter: PyODEnergyDetector) -> None:
+    """ValueError at a detector or a contamination that cannot be."""
+    _check_contamination(adapter)
+    detector = adapter.detector
+    is_one = hasattr(detector, "score_samples") and hasattr(detector, "set_params")
+    is_one = is_one and not isinstance(detector, type)
+    if detector is not None and not (
+        is_one and "contamination" in detector.get_params()
+    ):
+        raise ValueError(
+            f"detector={detector!r:.60}: give an outlier detector with contamination "
+            "and score_samples, such as EnergyDetector(), or None"
+        )
 
 
 def _check_contamination(detector: BaseEstimator) -> None:

@@ -101,7 +101,6 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         Raises ValueError at unusable parameters or data, FloatingPointError where
         training diverges.
         """
-        _check(self)
         X = self._usable(X, reset=True)
         return self._started(X)._trained(X, self.n_iter)
 
@@ -111,7 +110,6 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         The first call starts it, and takes the visible biases from the means of its
         rows, as `fit` does.
         """
-        _check(self)
         first = not hasattr(self, "components_")
         X = self._usable(X, reset=first)
         return (self._started(X) if first else self)._trained(X, 1)
@@ -160,6 +158,8 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         Raises ValueError where a number is not positive.
         """
         validation.check_is_fitted(self)
+        _check(self)
+        _check_unchanged(self)
         values = {"n_samples": n_samples, "num_sweeps": num_sweeps}
         base.check(values, n_samples=1, num_sweeps=1)
         rows = self.v_samples_ if start is None else self._rows(start)
@@ -260,7 +260,14 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         return machine
 
     def _usable(self, X, *, reset: bool = False) -> np.ndarray:
-        """X as of `_table`; raises ValueError at values that the visible units have not."""
+        """X as of `_table`; raises ValueError at values that the visible units have not.
+
+        And at parameters that cannot be, or that a fitted machine has not.
+        """
+        _check(self)
+        if not reset:
+            validation.check_is_fitted(self)
+            _check_unchanged(self)
         X = self._table(X, reset=reset)
         low, high = X.min(), X.max()
         if self.visible == "bernoulli":
@@ -406,10 +413,25 @@ def _check_fitted(machine: RBM) -> None:
             raise ValueError(f"{name} is not finite")
 
 
+def _check_unchanged(machine: RBM) -> None:
+    """ValueError where the form of a fitted machine is not what its parameters say."""
+    is_gaussian = hasattr(machine, "precision_")
+    for name, is_same in (
+        ("visible", is_gaussian == (machine.visible == "gaussian")),
+        ("n_components", len(machine.components_) == machine.n_components),
+    ):
+        if not is_same:
+            value = getattr(machine, name)
+            raise ValueError(f"{name}={value!r} was set after the fit: fit again")
+
+
 def _check(estimator: RBM) -> None:
     """ValueError naming the first unusable parameter, its value and what it may be."""
+    base.check_common(estimator.get_params())
     base.check(
         estimator.get_params(),
+        persistent=(True, False),
+        learned_precision=(True, False),
         visible=("bernoulli", "gaussian"),
         n_components=1,
         batch_size=1,

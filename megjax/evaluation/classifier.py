@@ -263,7 +263,7 @@ def save(path: str | pathlib.Path, classifier: Classifier) -> None:
         "sha256": _digest(arrays),
     }
     path = checks.path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.folder(path.parent)
     arrays["header"] = np.array(json.dumps(header))
     atomic.replace(path, lambda file: np.savez(file, **arrays))
 
@@ -333,9 +333,10 @@ def main() -> None:
         image_size=given.image_size,
     )
     train, test = (Labelled(*read(split=name)) for name in ("train", "test"))
-    path = checks.path(given.out or f"runs/{given.data}_classifier") / FILE_NAME
+    path = f"runs/{given.data}_classifier" if given.out is None else given.out
+    path = checks.path(path) / FILE_NAME
     # Now, since training takes minutes.
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.folder(path.parent)
     start = time.monotonic()
     found = trained(train, test, data=given.data, settings=settings, seed=given.seed)
     save(path, found)

@@ -7,7 +7,6 @@ the same distances have names of their own, since their numbers cannot be compar
 import functools
 import logging
 import math
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import plotting
+from megjax import checks, plotting
 from megjax.data import images
 from megjax.data.dataset import Dataset
 from megjax.evaluation import inception
@@ -165,7 +164,7 @@ def reference(
         raise ValueError(f"{data.name} has no fixed set of images to compare with.")
     words = f"{space.name} {space.fingerprint} {data.num_examples} {data.shape}"
     mark = frechet.fingerprint(words, _pixels(data))
-    path = pathlib.Path(cache_dir).expanduser()
+    path = checks.path(cache_dir)
     path = path / f"{data.name}_{space.name}_{mark[:12]}.npz"
 
     def made():

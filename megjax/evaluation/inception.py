@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from megjax import distributed
+from megjax import checks, distributed
 from megjax.data import images
 from megjax.io import tensors
 from megjax.metrics import frechet
@@ -67,10 +67,10 @@ def load(path: str) -> Inception:
     FileNotFoundError, with where to get it, and ValueError where the file is damaged
     or has the weights of another network.
     """
-    if not path or not pathlib.Path(path).expanduser().is_file():
+    if not path or not checks.path(path).is_file():
         given = f"No Inception weights at {path}" if path else "No Inception weights"
         raise FileNotFoundError(f"{given}: fetch {HOW_TO_GET}")
-    file = pathlib.Path(path).expanduser()
+    file = checks.path(path)
     _check_digest(file)
     arrays = tensors.load(file)
     return Inception(jax.device_put(variables(arrays, str(file))), _fingerprint(arrays))

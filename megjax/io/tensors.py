@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megjax import extras
+from megjax import checks, extras
 from megjax.io import npz
 
 SUFFIXES = (".pth", ".pt", ".npz", ".safetensors")
@@ -77,7 +77,7 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     Raises FileNotFoundError, and ValueError for other suffixes, damaged files, and
     pickles that hold anything but tensors.
     """
-    path = pathlib.Path(path).expanduser()
+    path = checks.path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: give a file that ends in {', '.join(SUFFIXES)}.")
     if not path.is_file():

@@ -95,7 +95,7 @@ class State:
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     for field in ("num_chains", "num_sweeps", "num_sample_sweeps"):
-        checks.at_least(f"contrast.{field}", getattr(spec, field), 1)
+        checks.whole(f"contrast.{field}", getattr(spec, field), 1)
     checks.positive("contrast.temperature_std", spec.temperature_std)
     checks.fraction("contrast.temperature_momentum", spec.temperature_momentum)
     return spec

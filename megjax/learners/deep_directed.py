@@ -71,7 +71,7 @@ class Spec(NamedTuple):
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     for field in ("latent_dim", "num_energy_updates"):
-        checks.at_least(f"deep_directed.{field}", getattr(spec, field), 1)
+        checks.whole(f"deep_directed.{field}", getattr(spec, field), 1)
     for field in ("entropy_weight", "score_weight"):
         checks.at_least(f"deep_directed.{field}", getattr(spec, field), 0)
     checks.positive("deep_directed.latent_bound", spec.latent_bound)

@@ -72,7 +72,7 @@ class State:
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     for field in ("num_steps", "batch_size", "check_every", "patience", "num_held_out"):
-        checks.at_least(f"ratio.{field}", getattr(spec, field), 1)
+        checks.whole(f"ratio.{field}", getattr(spec, field), 1)
     checks.at_least("ratio.score_weight", spec.score_weight, 0)
     checks.fraction("ratio.average_decay", spec.average_decay)
     return spec

@@ -124,15 +124,15 @@ class State:
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     for field in ("latent_dim", "num_energy_updates"):
-        checks.at_least(f"meg.{field}", getattr(spec, field), 1)
+        checks.whole(f"meg.{field}", getattr(spec, field), 1)
     fewest = 0 if spec.bound is losses.variational else 1
-    checks.at_least("meg.num_marginals", spec.num_marginals, fewest)
+    checks.whole("meg.num_marginals", spec.num_marginals, fewest)
     for field in ("score_weight", "information_weight"):
         checks.at_least(f"meg.{field}", getattr(spec, field), 0)
-    checks.at_least("meg.num_microbatches", spec.num_microbatches, 1)
+    checks.whole("meg.num_microbatches", spec.num_microbatches, 1)
     checks.fraction("meg.average_decay", spec.average_decay)
     if spec.refinement:
-        checks.at_least("meg.refinement_steps", spec.refinement.num_steps, 1)
+        checks.whole("meg.refinement_steps", spec.refinement.num_steps, 1)
         checks.at_least("meg.refinement_step_size", spec.refinement.step_size, 0)
     return spec
 

@@ -110,7 +110,7 @@ def checked(spec: Spec) -> Spec:
     checks.choice("objective", spec.objective, **dict.fromkeys(OBJECTIVES))
     minima = {"num_noise": 1, "num_validation": 0, "check_every": 1}
     for field, minimum in (minima | {"num_importance": 100}).items():
-        checks.at_least(f"density.{field}", getattr(spec, field), minimum)
+        checks.whole(f"density.{field}", getattr(spec, field), minimum)
     checks.fraction("density.average_decay", spec.average_decay)
     return spec
 

@@ -136,9 +136,10 @@ class State:
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     minima = {"num_transitions": 1, "burn_in": 1, "buffer_size": 0, "warmup_windows": 0}
-    minima |= dict.fromkeys(WEIGHT, 0)
     for field, minimum in minima.items():
-        checks.at_least(f"proposal.{field}", getattr(spec, field), minimum)
+        checks.whole(f"proposal.{field}", getattr(spec, field), minimum)
+    for field in WEIGHT:
+        checks.at_least(f"proposal.{field}", getattr(spec, field), 0)
     check_acceptance(spec.target_acceptance)
     weight, floor, ceiling = (getattr(spec, field) for field in WEIGHT[:3])
     if not floor <= weight <= ceiling:
@@ -156,6 +157,7 @@ def checked(spec: Spec) -> Spec:
 
 def check_acceptance(value: float) -> None:
     """ValueError unless a target of acceptance is between 0 and 1."""
+    checks.number("proposal.target_acceptance", value)
     if not 0 < value < 1:
         raise ValueError(
             f"proposal.target_acceptance={value}: give a number between 0 and 1"

@@ -49,7 +49,7 @@ def optimizer(
     frozen: names of parameters that stay. Raises ValueError naming a field that the
     specification cannot have.
     """
-    checks.at_least("train.num_steps", num_steps, 1)
+    checks.whole("train.num_steps", num_steps, 1)
     for field in ("learning_rate", "l1", "l2"):
         checks.at_least(f"contrast.{field}", getattr(spec, field), 0)
     rate = spec.learning_rate

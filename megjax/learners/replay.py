@@ -63,9 +63,9 @@ class State:
 
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
-    minima = {"buffer_size": 1, "num_transitions": 1, "magnitude_weight": 0}
-    for field, minimum in minima.items():
-        checks.at_least(f"replay.{field}", getattr(spec, field), minimum)
+    for field in ("buffer_size", "num_transitions"):
+        checks.whole(f"replay.{field}", getattr(spec, field), 1)
+    checks.at_least("replay.magnitude_weight", spec.magnitude_weight, 0)
     return spec
 
 

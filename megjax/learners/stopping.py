@@ -39,7 +39,7 @@ def stopped_early(
     Steps after that leave everything as it is, and cost nothing. Adds the metrics
     `validation_gap` and `stopped`. Raises ValueError where every < 1.
     """
-    checks.at_least("early_stopping.every", every, 1)
+    checks.whole("early_stopping.every", every, 1)
     return base.of_inner(learner)._replace(
         init=partial(init, learner),
         step=partial(step, learner, gap_fn, limit, every),

@@ -77,7 +77,7 @@ class Spec(NamedTuple):
 def checked(spec: Spec) -> Spec:
     """The specification. Raises ValueError naming a field that it cannot have."""
     for field in ("latent_dim", "num_energy_updates", "num_microbatches"):
-        checks.at_least(f"wgan_gp.{field}", getattr(spec, field), 1)
+        checks.whole(f"wgan_gp.{field}", getattr(spec, field), 1)
     checks.at_least("wgan_gp.penalty_weight", spec.penalty_weight, 0)
     checks.fraction("wgan_gp.average_decay", spec.average_decay)
     return spec

@@ -6,6 +6,7 @@ Szekely and Rizzo 2013, "Energy statistics". No relation to the energy of a mode
 import jax
 import jax.numpy as jnp
 
+from megjax import checks
 from megjax.types import Array
 
 
@@ -33,7 +34,22 @@ def energy_distance(x: Array, y: Array) -> Array:
     >>> float(energy_distance(x, x)), float(energy_distance(x[:1], x[1:]))
     (0.0, 2.0)
     """
+    _check(x, y)
     return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
+
+
+def _check(x: Array, y: Array) -> None:
+    """ValueError unless both have examples, of one form, and numbers that are finite."""
+    for name, sample in (("x", x), ("y", y)):
+        checks.array(name, sample)
+        if not sample.ndim or not sample.size or sample.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"x and y have shapes {list(x.shape)} and {list(sample.shape)}: give "
+                "[N, ...] and [M, ...] with examples of one form"
+            )
+        known = not isinstance(sample, jax.core.Tracer)
+        if known and not jnp.all(jnp.isfinite(sample)):
+            raise ValueError(f"{name} holds NaN or infinite values: remove them")
 
 
 def energy_coefficient(x: Array, y: Array) -> Array:

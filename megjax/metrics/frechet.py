@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from megjax import checks
 from megjax.io import atomic, npz
 
 SEED = 2020
@@ -213,8 +214,7 @@ def _rows(x: np.ndarray, name: str) -> np.ndarray:
 
     Raises ValueError for others, FloatingPointError for numbers that are not finite.
     """
-    if np.ma.is_masked(x):
-        raise ValueError(f"{name} with masked values: leave those rows out.")
+    checks.unmasked(name, x)
     x = np.asarray(x)
     if x.dtype.kind not in "fiu" or x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} are {x.dtype} {list(x.shape)}: give numbers [N, F].")
@@ -240,7 +240,7 @@ def cached(path: pathlib.Path, mark: str, made: Callable[[], Summary]) -> Summar
     if path.is_file():
         return _read(path, mark)
     found = made()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.folder(path.parent)
     arrays = {"fingerprint": np.array(mark), **found._asdict()}
     atomic.replace(path, lambda file: np.savez(file, **arrays))
     return found

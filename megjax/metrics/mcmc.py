@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megjax import extras
+from megjax import checks, extras
 
 LOG = logging.getLogger(__name__)
 MIN_DRAWS = 4
@@ -325,6 +325,13 @@ def _geyer(r) -> np.ndarray:
 
 def _usable(traces: np.ndarray) -> bool:
     """Whether the estimators are defined. Raises ValueError unless [chains, draws]."""
+    try:
+        traces = traces if hasattr(traces, "dtype") else np.asarray(traces, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError("traces are no array of numbers: want [chains, draws].") from (
+            error
+        )
+    checks.array("traces", traces)
     if np.ndim(traces) != 2:
         raise ValueError(f"traces have shape {np.shape(traces)}: want [chains, draws].")
     enough = np.shape(traces)[1] >= MIN_DRAWS and len(traces) > 0

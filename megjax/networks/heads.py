@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from megjax import checks
 from megjax.networks.layers import Linear
 from megjax.networks.piecewise import LeakyReLU
 from megjax.types import Array
@@ -38,6 +39,7 @@ class Energy(linen.Module):
     def __call__(
         self, x: Array, with_features: bool = False
     ) -> Array | tuple[Array, Array]:
+        checks.array("x", x)
         h = self.trunk(x)
         dtype = jnp.promote_types(h.dtype, jnp.float32)
         energies = Linear(1, dtype=dtype, name="output")(h)[..., 0]
@@ -66,6 +68,7 @@ class Statistics(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array, z: Array) -> Array:
+        _check_latents(x, z, self.latent_dim)
         h = self.trunk(x)
         dtype = h.dtype
         h = Linear(self.latent_dim, dtype=dtype, name="projection")(h)
@@ -75,6 +78,17 @@ class Statistics(linen.Module):
         h = LeakyReLU(self.slope, name="activation")(h)
         dtype = jnp.promote_types(dtype, jnp.float32)
         return Linear(1, dtype=dtype, name="output")(h)[..., 0]
+
+
+def _check_latents(x: Array, z: Array, latent_dim: int) -> None:
+    """ValueError unless latents are [B, k] or [M, B, k] for x [B, ...]."""
+    checks.array("x", x)
+    checks.array("z", z)
+    if z.ndim not in (2, 3) or z.shape[-2:] != (len(x), latent_dim):
+        raise ValueError(
+            f"x has shape {list(x.shape)} and z {list(z.shape)}: give z as [B, k] or "
+            f"[M, B, k] with one of k={latent_dim} numbers for each x"
+        )
 
 
 MIN_STD = 0.05
@@ -110,6 +124,7 @@ class Posterior(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array, z: Array) -> Array:
+        _check_latents(x, z, self.latent_dim)
         h = self.trunk(x) if self.trunk else x
         dtype = jnp.promote_types(h.dtype, jnp.float32)
         h = linen.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from megjax import checks
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, LogDensityFn, PyTree
 
@@ -38,8 +38,6 @@ class Bijector(NamedTuple):
 IDENTITY = Bijector(lambda u: u, lambda x: x, lambda u: jnp.zeros((), u.dtype))
 
 
-# Equal arguments give the same functions, which compiled programs are found by.
-@functools.cache
 def positive(shape: str = "exp") -> Bijector:
     """Positions above 0: x = exp(u), or log(1 + exp(u)) with shape="softplus".
 
@@ -52,10 +50,16 @@ def positive(shape: str = "exp") -> Bijector:
     >>> float(scale.forward(jnp.zeros(()))), float(scale.inverse(jnp.ones(())))
     (1.0, 0.0)
     """
+    if not isinstance(shape, str) or shape not in ("exp", "softplus"):
+        raise ValueError(f"shape={shape!r:.60}: choose 'exp' or 'softplus'.")
+    return _positive(shape)
+
+
+# Equal arguments give the same functions, which compiled programs are found by.
+@functools.cache
+def _positive(shape: str) -> Bijector:
     if shape == "exp":
         return Bijector(jnp.exp, jnp.log, jnp.sum)
-    if shape != "softplus":
-        raise ValueError(f"shape={shape!r}: choose 'exp' or 'softplus'.")
     return Bijector(
         jax.nn.softplus,
         lambda x: x + jnp.log(-jnp.expm1(-x)),
@@ -63,7 +67,6 @@ def positive(shape: str = "exp") -> Bijector:
     )
 
 
-@functools.cache
 def interval(low: float, high: float) -> Bijector:
     """Positions strictly between two bounds: x = low + (high - low) sigmoid(u).
 
@@ -75,10 +78,15 @@ def interval(low: float, high: float) -> Bijector:
     >>> float(rate.forward(jnp.zeros(()))), round(float(rate.inverse(jnp.array(0.5))), 6)
     (0.5, 0.0)
     """
-    numbers = all(isinstance(end, int | float | np.number) for end in (low, high))
-    if not numbers or not -math.inf < low < high < math.inf:
+    for name, end in (("low", low), ("high", high)):
+        checks.number(name, end)
+    if not -math.inf < low < high < math.inf:
         raise ValueError(f"low={low}, high={high}: want finite numbers, low < high.")
+    return _interval(float(low), float(high))
 
+
+@functools.cache
+def _interval(low: float, high: float) -> Bijector:
     def forward(u):
         x = low + (high - low) * jax.nn.sigmoid(u)
         ends = jnp.asarray([low, high], x.dtype)

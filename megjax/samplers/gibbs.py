@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from megjax import checks, errors
 from megjax.energies.family import Family, Units
 from megjax.samplers.kernel import Info, Kernel, floats
 from megjax.types import Array, Key, PyTree
@@ -42,8 +43,13 @@ def gibbs(
     >>> states.position.shape
     (2, 4)
     """
+    if not isinstance(family, Family):
+        raise ValueError(  # noqa: TRY004
+            f"family is {errors.kind(family)}: give one, as of energies.rbm.family"
+        )
     if family.sweep is None:
         raise ValueError("This energy has no Gibbs sweep: use samplers.mala or rwm.")
+    checks.number("inverse_temperature", inverse_temperature)
     bound = functools.partial(
         step, family=family, params=params, inverse_temperature=inverse_temperature
     )

@@ -77,6 +77,7 @@ class Trajectory(NamedTuple):
 def floats(position: Any) -> Array:
     """A position as an array of floats; ValueError where it is anything else."""
     if isinstance(position, np.ndarray | np.floating | float):
+        checks.unmasked("position", position)
         position = jnp.asarray(np.asarray(position))
     if not isinstance(position, jax.Array):
         raise ValueError(  # noqa: TRY004

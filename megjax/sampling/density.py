@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from megjax import checks, distributed, errors, extras
+from megjax import checks, distributed, errors, extras, random
 from megjax.metrics import mcmc
 from megjax.samplers import adaptation, bijectors
 from megjax.samplers import kernel as kernels
@@ -124,7 +124,7 @@ def sample(
     (4, 1000)
     """
     arviz = _arviz()
-    key = _checked_key(key)
+    key = random.checked(key)
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
     if target_acceptance is not None:
         _check_target(target_acceptance)
@@ -205,21 +205,6 @@ def _arviz():
     return arviz
 
 
-def _checked_key(key) -> Key:
-    """A typed key."""
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(
-        key.dtype, jax.dtypes.prng_key
-    )
-    # Of jax.random.PRNGKey.
-    if getattr(key, "dtype", None) == np.uint32 and np.shape(key) == (2,):
-        return jax.random.wrap_key_data(jnp.asarray(key))
-    if not typed or key.shape:
-        raise ValueError(
-            f"key={' '.join(str(key).split())}: give jax.random.key(seed)."
-        )
-    return key
-
-
 def _bytes(tree) -> bytes:
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
@@ -234,6 +219,8 @@ def _checked(init, num_warmup, num_samples, thin, mass_matrix):
         raise ValueError(f"num_samples={num_samples} x thin={thin}: want below 2^31.")
     if mass_matrix not in ("diagonal", "dense"):
         raise ValueError(f"mass_matrix={mass_matrix!r}: choose 'diagonal' or 'dense'.")
+    for leaf in jax.tree.leaves(init):
+        checks.unmasked("init", leaf)
     try:
         init = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), init)
     except (TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import distributed
+from megjax import distributed, random
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density
 from megjax.samplers import bijectors, hmc, kernel, latent, mala, rwm
@@ -118,6 +118,7 @@ def sample(
     space="latent", FloatingPointError where the energy of the starts is not finite;
     store.Stopped, and ValueError and OSError of `store`, where it is given.
     """
+    key = random.checked(key)
     _check_numbers(
         num=num,
         resample=resample,

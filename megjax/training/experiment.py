@@ -166,6 +166,11 @@ def define_flag() -> flags.FlagHolder:
     return holder
 
 
+def run_directory(given: str | None) -> pathlib.Path:
+    """The run that a flag names, as `checks.path`, or where it is left out the newest."""
+    return newest(pathlib.Path("runs")) if given is None else checks.path(given)
+
+
 def newest(runs: pathlib.Path) -> pathlib.Path:
     """The run below `runs` that was last written to, whatever was read from it since.
 
@@ -202,7 +207,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[str]) -> Non
             )
         try:
             value = text if isinstance(known, str) else ast.literal_eval(text)
-            _check_type(field, value, known)
+            check_type(field, value, known)
             config.update_from_flattened_dict({field: value})
         except (ValueError, TypeError, SyntaxError) as error:
             raise ValueError(
@@ -210,7 +215,7 @@ def assign(config: ml_collections.ConfigDict, assignments: Iterable[str]) -> Non
             ) from error
 
 
-def _check_type(field: str, value: Any, known: Any) -> None:
+def check_type(field: str, value: Any, known: Any) -> None:
     """TypeError where a value is of another type than the one it takes the place of."""
     allowed = {float: int | float, int: int, tuple: list | tuple, list: list | tuple}
     number = isinstance(value, bool) == isinstance(known, bool)
@@ -244,13 +249,13 @@ def from_values(values: Mapping[str, Any], recipe: Recipe) -> ml_collections.Con
     try:
         config = ml_collections.ConfigDict(values)
         config.recipe = recipe
-        _check_type("batch_size", config.batch_size, 0)
+        check_type("batch_size", config.batch_size, 0)
         if not isinstance(values["train"], Mapping):
             raise TypeError(f"train is {values['train']!r}, no group")
         for field, known in TRAIN.items():
             value = config.train[field]
             if not isinstance(known, Mapping):
-                _check_type(f"train.{field}", value, known)
+                check_type(f"train.{field}", value, known)
             elif not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise TypeError(f"train.{field} is {value!r}, no group")
     except Exception as error:

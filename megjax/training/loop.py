@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import math
+import numbers
 import os
 import pathlib
 import resource
@@ -166,8 +167,11 @@ def keys(seed: int, returns: int = 0) -> Keys:
     """The key streams of a seed.
 
     returns: how often training went back to a checkpoint; after the n-th time batches
-    and noise are others than before.
+    and noise are others than before. Raises ValueError at a seed that is none.
     """
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not -(2**31) <= seed < 2**32:
+        raise ValueError(f"seed={seed!r:.60}: give a whole number from 0 to 2^32 - 1")
     streams = Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
     if not returns:
         return streams
@@ -518,6 +522,8 @@ def described(
     origin: where the record is from, for messages. assignments, recipe: as of `restore`.
     Raises ValueError where the record or an assignment cannot be used.
     """
+    if recipe is not None and not isinstance(recipe, experiment.Recipe):
+        raise ValueError(f"recipe={recipe!r:.60}: give a Recipe, as of a config")
     if recipe is None:
         if record.recipe is None:
             raise ValueError(

@@ -24,6 +24,7 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
 
     Raises OSError where the disk refuses, ImportError without safetensors.
     """
+    target = checks.file(path)
     with extras.needed("weights"):
         from safetensors import numpy as safetensors
     record = checkpoint.Record(
@@ -34,7 +35,6 @@ def save(path: str | pathlib.Path, run: loop.Restored) -> None:
     )
     text = {"version": checkpoint.VERSION, "step": run.step} | record._asdict()
     content = safetensors.save(tensors(run), {ENTRY: json.dumps(text)})
-    target = checks.path(path)
     atomic.folder(target.parent)
     atomic.replace(target, lambda file: file.write(content))
 

@@ -290,3 +290,33 @@ def test_constant_and_huge_columns_and_few_rows():
         1,
         -1,
     ]
+
+
+@pytest.mark.parametrize(
+    "detector", ["x", 3, EnergyDetector, preprocessing.StandardScaler(), [1]]
+)
+def test_pyod_refuses_what_is_no_detector(detector):
+    one = PyODEnergyDetector().fit(ROWS)
+    one.set_params(detector=detector)
+    for call in (one.fit, one.predict, one.decision_function, one.predict_proba):
+        with pytest.raises(ValueError, match="detector=.*: give an outlier detector"):
+            call(ROWS)
+
+
+def test_pyod_without_a_detector_has_none_of_its_parameters():
+    with pytest.raises(ValueError, match="detector__num_neighbors: there is no det"):
+        PyODEnergyDetector().set_params(detector__num_neighbors=3)
+    one = PyODEnergyDetector().set_params(
+        detector=EnergyDetector(), detector__num_neighbors=3
+    )
+    assert one.detector.num_neighbors == 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{"random_state": "x"}, {"random_state": -1}, {"verbose": "x"}]
+)
+def test_a_random_state_or_verbosity_that_is_none(changes, fitted):
+    one = pickle.loads(pickle.dumps(fitted)).set_params(**changes)
+    for call in (one.fit, one.score_samples):
+        with pytest.raises(ValueError, match=r"seed|Seed|verbose='x'"):
+            call(ROWS)

@@ -242,3 +242,46 @@ def test_a_machine_edited_by_hand_is_refused_by_name(tmp_path, changes, words):
     with pytest.raises(ValueError, match=f"one.npz.*{words}") as error:
         RBM.load(path)
     assert not re.search("Traceback|\n", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"visible": "nope"}, "visible='nope': choose one of"),
+        (
+            {"visible": "gaussian"},
+            "visible='gaussian' was set after the fit: fit again",
+        ),
+        ({"visible": ["bernoulli"]}, "choose one of 'bernoulli'"),
+        ({"n_components": 5}, "n_components=5 was set after the fit: fit again"),
+        ({"n_components": 0}, "give a whole number from 1"),
+        ({"batch_size": True}, "batch_size=True: give a whole number"),
+        ({"num_sweeps": 0}, "num_sweeps=0: give a whole number"),
+        ({"learning_rate": "x"}, "learning_rate='x': give a number"),
+        ({"l1": -1}, "l1=-1: give a number"),
+        ({"persistent": "x"}, "persistent='x': choose one of True, False"),
+        ({"verbose": "x"}, "verbose='x': give a whole number"),
+        ({"random_state": "x"}, "'x' cannot be used to seed"),
+        ({"learned_precision": True}, "only visible='gaussian' has a precision"),
+    ],
+)
+def test_values_that_are_set_after_the_fit_do_not_score(changes, words):
+    """Before, some scored, and visible was looked up."""
+    started = machine().fit(BITS).set_params(**changes)
+    for method in ("transform", "score_samples", "reconstruct", "gibbs", "partial_fit"):
+        with pytest.raises(ValueError, match=words):
+            getattr(started, method)(BITS)
+    with pytest.raises(ValueError, match=words):
+        started.sample(2, num_sweeps=1)
+
+
+@pytest.mark.parametrize("rows", [BITS[0], BITS * 1j, np.where(BITS > 0, np.nan, 0)])
+def test_what_is_wrong_with_rows_is_said_in_a_line(rows):
+    with pytest.raises(ValueError) as error:
+        machine().fit(rows)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+def test_rows_with_masks_in_a_list_are_refused():
+    with pytest.raises(ValueError, match="masked values: fill them"):
+        machine().fit([np.ma.masked_greater(row, 0.5) for row in BITS])

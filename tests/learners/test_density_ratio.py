@@ -118,5 +118,7 @@ def test_an_update_has_the_gradient_of_the_penalised_logistic_loss():
 @pytest.mark.parametrize("field", ["num_steps", "batch_size", "patience"])
 def test_settings_out_of_range_are_refused(field):
     spec = density_ratio.Spec(linen.Dense(1))._replace(**{field: 0})
-    with pytest.raises(ValueError, match=f"ratio.{field}=0: give at least 1"):
+    with pytest.raises(
+        ValueError, match=f"ratio.{field}=0: give a whole number from 1"
+    ):
         density_ratio.with_ratio(generator(), spec, lambda state: state)

@@ -319,8 +319,8 @@ def test_a_mixture_is_learned_to_a_hundredth_of_a_nat():
             {"objective": "score"},
             "objective='score': choose one of noise_contrast, max",
         ),
-        ({"num_noise": 0}, "density.num_noise=0: give at least 1"),
-        ({"check_every": 0}, "density.check_every=0: give at least 1"),
+        ({"num_noise": 0}, "density.num_noise=0: give a whole number from 1"),
+        ({"check_every": 0}, "density.check_every=0: give a whole number from 1"),
         ({"average_decay": 1.0}, r"density.average_decay=1.0: give a number in \[0, 1"),
     ],
 )

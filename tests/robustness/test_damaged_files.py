@@ -540,6 +540,7 @@ def disk(home):
         *(("toy", ("sample.py", "--num=4", "--steps=10"), s) for s in ("4k", "16k")),
         *(("toy", ("sample.py", *LONG), size) for size in ("4k", "16k")),
         *(("rbm", ("evaluate.py", "--only=weights,grid"), s) for s in ("4k", "16k")),
+        ("toy", ("megjax/cli.py", "export"), "4k"),
     ],
 )
 def test_full_disks(run, line, size, scripts, disk):

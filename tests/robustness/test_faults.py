@@ -27,6 +27,8 @@ KILLS, STEPS, FLIPS, SIGNALS = (
         *(("FLIPS", 30), ("SIGNALS", 5)),
     )
 )
+PATIENCE = 3600
+"""Seconds for a run on a machine that others use."""
 CONFIG_FILE = "configs/toy_8gaussians.py"
 SETTINGS = {
     "width": 16,
@@ -71,21 +73,21 @@ def test_kills_leave_the_run_as_it_was(scripts, tmp_path):
     """
     seed, length = time.time_ns() % 10**6, {"train.num_steps": STEPS}
     rng, newest = random.Random(seed), 0
-    process = scripts.start(*line(tmp_path / "whole", **length)).stepping()
+    process = scripts.start(*line(tmp_path / "whole", **length)).stepping(PATIENCE)
     start = time.perf_counter()
-    whole = process.answer()
+    whole = process.answer(PATIENCE)
     seconds = (time.perf_counter() - start) / (KILLS + 1)
     for _ in range(KILLS):
         process = scripts.start(*line(tmp_path / "killed", **length))
         if not (starting := rng.random() < 0.25):
-            process.stepping()
+            process.stepping(PATIENCE)
         time.sleep(rng.uniform(0, 3 if starting else seconds))
         text = strike(process, signal.SIGKILL).stderr
         first = re.search(r"resuming at step (\d+)", text)
         assert "is damaged" not in text, (seed, text)
         assert first is None or int(first[1]) >= newest, (seed, text)
         newest = max(steps(tmp_path / "killed"), default=0)
-    last = scripts.succeed(*line(tmp_path / "killed", **length))
+    last = scripts.succeed(*line(tmp_path / "killed", **length), seconds=PATIENCE)
     assert digest(last) == digest(whole), seed
     print(f"{KILLS} SIGKILLs (seed {seed}): nothing lost, the same final bits")
 

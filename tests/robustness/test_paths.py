@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from megjax import api, checks
+from megjax.data import dataset, files, folders, images, kdd99, prepare
 from megjax.estimators.detector import EnergyDetector
-from megjax.evaluation import classifier
-from megjax.io import atomic
+from megjax.evaluation import classifier, inception
+from megjax.io import atomic, tensors
 from megjax.sampling import density, store
 from megjax.training import (
     checkpoint,
@@ -229,6 +230,18 @@ LINES = [
     ("sample.py", "--workdir={root}", "--out=~nobody_at_all/x"),
     ("evaluate.py", "--workdir=~nobody_at_all/x"),
     ("evaluate.py", "--workdir={root}", "--out=~nobody_at_all/x"),
+    # As of a variable of the shell that is not set: it was the newest run's, or its.
+    *((f"{name}.py", "--workdir=") for name in ("train", "sample", "evaluate")),
+    ("megjax/cli.py", "export", "--workdir="),
+    ("megjax/evaluation/classifier.py", "--data=mnist", "--data_dir=~nobody_at_all"),
+    ("megjax/cli.py", "prepare", "kdd99", "--data_dir=~nobody_at_all"),
+    (
+        "megjax/cli.py",
+        "prepare",
+        "kdd99",
+        "--data_dir={root}",
+        "--raw_dir=~nobody_at_all",
+    ),
 ]
 
 
@@ -237,5 +250,41 @@ LINES = [
 def test_flags_with_a_home_that_is_none(line, scripts, tmp_path):
     script, *flags = line
     more = TOY if script == "train.py" and "--config" not in flags[0] else ()
-    says = "~nobody_at_all is no home here|is missing, so"
+    says = "~nobody_at_all is no home here|is missing, so|'' is no path"
     scripts.refuse(tmp_path, [script, *more, *flags], says)
+
+
+DATA = {
+    "folder": folders.folder,
+    "custom": files.custom,
+    "array": files.array,
+    "images": lambda path: images.labelled("mnist", data_dir=path),
+    "kdd99": lambda path: kdd99.kdd99(path, data_dir=None),
+    "kdd99 below": lambda path: kdd99.kdd99(None, data_dir=path),
+    "find_file": lambda path: dataset.find_file(("a",), "b", path),
+    "prepare": lambda path: prepare.prepare("kdd99", data_dir=path),
+    "originals": lambda path: prepare.prepare("kdd99", data_dir=".", raw_dir=path),
+    "inception": inception.load,
+    "tensors": tensors.load,
+}
+
+
+@pytest.mark.parametrize("path", ["~nobody_of_this_name/x.npy", "a\0b.npy"])
+@pytest.mark.parametrize("name", DATA)
+def test_data_below_a_home_that_is_none(name, path):
+    """pathlib raises RuntimeError, which ended in a traceback."""
+    with pytest.raises(ValueError, match="no home here|is no path"):
+        DATA[name](path)
+
+
+@pytest.mark.parametrize("given", ["folder", "folder/", "new/", ".", "~", "a/b/"])
+@pytest.mark.parametrize("save", ["estimator", "weights"])
+def test_a_folder_is_no_file_to_save_to(save, given, home):
+    """A trailing slash went unsaid, and "." was a name that is empty."""
+    pathlib.Path(home, "folder").mkdir()
+    path = str(home / given) if given.startswith("f") else given
+    with pytest.raises(ValueError, match="is a folder: give the name of a file"):
+        if save == "weights":
+            weights.save(path, None)
+        else:
+            EnergyDetector().fit(np.ones((3, 2)) * [[1], [2], [3]]).save(path)

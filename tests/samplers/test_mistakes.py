@@ -74,7 +74,7 @@ RETURNS = {
     "a truth value": (lambda x: x[0] > 0, "returns bool: must be a float"),
     "a complex number": (
         lambda x: normal(x) + 0j,
-        "returns complex64: must be a float",
+        r"returns complex\d+: must be a float",
     ),
 }
 
@@ -114,7 +114,7 @@ def test_densities_that_return_no_pair_where_they_should(make, returned, says):
 
 
 POSITIONS = {
-    "whole numbers": (jnp.arange(2), "position has type int32: give floats"),
+    "whole numbers": (jnp.arange(2), r"position has type int\d+: give floats"),
     "bytes": (jnp.ones(2, jnp.uint8), "position has type uint8"),
     "NumPy's whole numbers": (np.arange(2), "position has type int"),
     "truth values": (jnp.ones(2, bool), "position has type bool"),
@@ -151,7 +151,10 @@ def test_units_that_are_no_floats(units):
 def test_positions_of_numpy_and_python_are_taken(make, position):
     made = make(normal, step_size=0.1)
     state = made.init(position)
-    assert state.position.dtype == jnp.float32 and isinstance(state.position, jax.Array)
+    assert isinstance(state.position, jax.Array)
+    # blackjax's transitions are in JAX's own floats at least.
+    own = jnp.asarray(position).dtype, jnp.result_type(float)
+    assert state.position.dtype in own
     moved, _ = jax.eval_shape(made.step, jax.random.key(0), state)
     assert moved.position.shape == np.shape(position)
 
