@@ -306,10 +306,10 @@ plt.show()
 
 # %% [markdown]
 # On the left the histogram of benign rows is flat to within its noise, and malignant rows pile up in the first bar, far
-# above the frame. On the right, on logarithmic axes, the two methods differ where it matters most. From $t = 0.05$ up both follow
-# the diagonal. Below, leaving one out is too bold: nearly two per cent of the benign rows have $p \le 0.01$. A new row may lie
-# outside the range of a column, where the guard lifts its energy; a stored row never does, for it is part of the range. The
-# rows set aside keep their promise.
+# above the frame. On the right, on logarithmic axes, both methods follow the diagonal down to the smallest p-values there are.
+# That takes some care in the far tail: a new row may lie outside the range of a column, where the guard lifts its energy, and a
+# stored row never does, for it is part of the range. So `p_values` asks of each stored row how far it lies outside the range
+# of the *others*. Without that, one benign row in a hundred has the smallest p-value instead of one in 251.
 #
 # What a p-value does *not* say: that the row is an anomaly with probability $1 - p$, or that anomalies have small ones. And
 # nothing is promised where new normal rows come from elsewhere than the training rows, another clinic or another year.
@@ -348,9 +348,9 @@ for name, p in pooled.items():
 print("bounds:", {q: round(q * 107 / 137, 3) for q in (0.05, 0.1, 0.2)})
 
 # %% [markdown]
-# With rows set aside the rates stay below their bounds. With one left out they exceed them, at $q = 0.05$ by a factor of
-# two, for the reason above: the rule lives in the far tail of the p-values, where these are too small. In return
-# it finds more. So: `p_values` to see how unusual a row is, rows set aside where a rate has been promised to somebody.
+# With rows set aside the rates stay below their bounds. With one left out they are at the bounds to within their errors, and
+# the rule finds more, since twice as many rows are stored. So: `p_values` to see how unusual a row is and to choose rows,
+# rows set aside where a rate has been promised to somebody.
 #
 # One limit is arithmetic: no p-value is below $1/(n+1)$, here $1/126$ or $1/251$. With $m = 137$ rows and $q = 0.05$ the rule
 # needs $k$ rows with $p \le 0.05\,k/137$; at $1/126$ that is 22 rows at once or none. That is why rows set aside find so few
