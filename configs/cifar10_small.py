@@ -5,6 +5,9 @@ python sample.py --workdir=runs/cifar10_small --num=100 --steps=30 --resample=4
 python -m megjax.evaluation.classifier --data=cifar10
 python evaluate.py --workdir=runs/cifar10_small \\
   --set=evaluation.classifier=runs/cifar10_classifier/classifier.npz
+
+Measured: half an hour of one CPU core; classes can be guessed. Frechet distance 7.5 in a
+classifier's features (test images .06), WGAN-GP on the same networks 7.0.
 """
 
 from megjax.recipes import meg
