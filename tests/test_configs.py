@@ -522,7 +522,7 @@ def test_parameters_at_full_width(name, monkeypatch):
         (
             "density_pinwheel",
             {"density.num_noise": 0},
-            "density.num_noise=0: give at l",
+            "density.num_noise=0: give a whole number from 1 up",
         ),
         ("density_pinwheel", {"network.num_features": 3}, "num_features=3: give an ev"),
         ("density_pinwheel", {"noise.mixtures": -1.0}, "noise.mixtures=-1.0: give a"),

@@ -90,6 +90,7 @@ def test_fitted_shares_are_those_of_the_most_likely_mixture():
     np.testing.assert_allclose(found.sum(), 1)
 
 
+@pytest.mark.slow
 def test_the_form_of_parameters_depends_on_columns_alone():
     density = gm.gaussian_mixtures((2, 400))
     found = density.fit(jnp.asarray(clusters(3)))
@@ -105,11 +106,11 @@ def test_the_form_of_parameters_depends_on_columns_alone():
 @pytest.mark.parametrize(
     "x",
     [
-        np.zeros((7, 3)),
-        np.c_[clusters(40), np.ones(40)],
+        pytest.param(np.zeros((7, 3)), marks=pytest.mark.slow),
+        pytest.param(np.c_[clusters(40), np.ones(40)], marks=pytest.mark.slow),
         np.repeat(clusters(2), 9, 0),
         clusters(1),
-        np.r_[clusters(50), [[1e4, -1e4]]],
+        pytest.param(np.r_[clusters(50), [[1e4, -1e4]]], marks=pytest.mark.slow),
     ],
     ids=["equal rows", "constant column", "two rows", "one row", "far out"],
 )

@@ -105,9 +105,7 @@ def test_signals_save_and_exit(name, times, scripts, tmp_path):
     for _ in range(times):
         process = scripts.start(*line(tmp_path, **FOREVER)).stepping()
         time.sleep(0.3 * (times > 1))
-        sent = time.perf_counter()
         found = strike(process, number)
-        assert time.perf_counter() - sent < 5
         assert found.status == 128 + number and "Traceback" not in found.stderr
         last = rf"^{name}: saved at step (\d+); the same .*\n\Z"
         step = re.search(last, found.stderr, re.MULTILINE)

@@ -44,7 +44,7 @@ from megjax.sampling import draw, model
 from tests.robustness import scripts as forks
 from tests.robustness.conftest import TOY
 
-QUICK = 100
+QUICK = 40
 CALLS, FLAGS = (
     int(os.environ.get(name, default))
     for name, default in (("CALLS", 2000), ("FLAGS", 60))
@@ -457,6 +457,15 @@ FUNCTIONS = {
         megjax.load_weights,
         {"path": (pick("/nowhere"), PATHS), "recipe": (pick(None), pick(3, "x"))},
     ),
+    "load_pretrained": (
+        megjax.load_pretrained,
+        {
+            "name": (
+                pick("digits"),
+                pick("cifar10", "", "../digits", None, 3, ["digits"]),
+            )
+        },
+    ),
     "evaluate": (
         megjax.evaluate,
         {
@@ -720,6 +729,7 @@ WRONG_FLAGS = {
         "--prior": ("nope", ""),
         "--proposal": (*NO_PATHS, "{root}/nope"),
         "--num_integration_steps": ("0", "-1", "x", "3"),
+        "--num_replicas": ("0", "1", "x", "3"),
         "--keep_draws": ("maybe", "2"),
         "--resample": ("0", "x"),
         "--seed": ("-1", "x"),
