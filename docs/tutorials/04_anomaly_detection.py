@@ -16,6 +16,8 @@
 # All tables come with scikit-learn; it takes about a minute.
 
 # %%
+import os
+import tempfile
 import warnings
 
 import matplotlib.pyplot as plt
@@ -34,6 +36,10 @@ from sklearn import (
 )
 
 import megjax
+
+# What is saved goes to a folder that is deleted at the end.
+folder = tempfile.TemporaryDirectory()
+os.chdir(folder.name)
 
 # %% [markdown]
 # ## A table, and the energy of a row

@@ -20,7 +20,11 @@
 
 # %%
 import os
+import tempfile
 
+# Runs and compiled programs go to a folder that is deleted at the end.
+folder = tempfile.TemporaryDirectory()
+os.chdir(folder.name)
 os.environ.setdefault("NPROC", "24")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath("compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
