@@ -141,28 +141,31 @@ class Scripts:
         assert found.status == 0, f"{' '.join(line)}: {found}"
         return found
 
-    def refuse(
+    def refusal_fault(
         self,
         home: pathlib.Path,
         line: Iterable[str],
         says: str = "",
         *,
         writes: bool = False,
-    ) -> None:
-        """Demands a refusal of a script that works in `home`, whose name is {root}.
+    ) -> str | None:
+        """What is no refusal of a script that works in `home`, {root}; None if nothing.
 
         says: a regular expression in what it says. writes: it may leave new files.
         """
         before = files(home)
         found = self.run(*(one.replace("{root}", str(home)) for one in line))
-        assert (wrong := fault(found, says, writes)) is None, f"{wrong}: {found}"
+        if wrong := fault(found, says, writes):
+            return f"{wrong}: {found}"
         after = files(home)
         changed = {path for path in before if after.get(path) != before[path]}
         if writes and "run/metrics.jsonl" in after:
             # Training went on for a while.
             changed.discard("run/metrics.jsonl")
         left = () if writes else after.keys() - before.keys()
-        assert not changed and not left, f"changed {changed}, left {left}: {found}"
+        if changed or left:
+            return f"changed {changed}, left {left}: {found}"
+        return None
 
 
 def fault(found: Answer, says: str = "", writes: bool = False) -> str | None:

@@ -119,7 +119,7 @@ def test_files_that_are_no_configs(text, says, scripts, home):
     text = text.replace("HEAD", HEAD).encode("latin-1").decode("unicode_escape")
     write(root / "mine.py", text.encode("latin-1"))
     line = ["train.py", "--config={root}/mine.py", "--workdir={root}/new"]
-    scripts.refuse(root, line, says)
+    assert scripts.refusal_fault(root, line, says) is None
 
 
 def with_a_bad_sum(path):
@@ -198,7 +198,12 @@ def test_data_of_ones_own_that_are_none(data, says, scripts, home):
         np.save(root / "x.npy", data)
     path = next(root.glob("x*"), root / "x.npy").name
     # Networks tell what images they cannot have when they are made.
-    scripts.refuse(root, custom(f"--config.path={{root}}/{path}"), says, writes=True)
+    assert (
+        scripts.refusal_fault(
+            root, custom(f"--config.path={{root}}/{path}"), says, writes=True
+        )
+        is None
+    )
 
 
 @pytest.mark.slow
@@ -207,7 +212,9 @@ def test_images_of_a_size_that_is_none(field, scripts, home):
     root = home()
     write(root / "x/a.png", (experiment.ROOT / "docs/demo.png").read_bytes())
     line = custom("--config.path={root}/x", f"--config.{field}")
-    scripts.refuse(root, line, field.partition("=")[0], writes=True)
+    assert (
+        scripts.refusal_fault(root, line, field.partition("=")[0], writes=True) is None
+    )
 
 
 MNIST = ("mnist", "stacked_mnist", "mnist_anomaly", "rbm_mnist", "dbm_mnist")
@@ -234,13 +241,18 @@ def test_data_folders_that_hold_none(name, says, scripts, home):
     ):
         write(root / "garbage" / path)
     line = ["train.py", f"--config=configs/{name}.py", "--workdir={root}/new"]
-    scripts.refuse(root, line, says)
+    assert scripts.refusal_fault(root, line, says) is None
     if name in ("mnist", "cifar10", "kdd99", "rbm_mnist", "proposal_logistic"):
         for folder in ("nope", "empty", "file"):
             given = f"--config.data_dir={{root}}/{folder}"
-            scripts.refuse(root, [*line, given], says)
+            assert scripts.refusal_fault(root, [*line, given], says) is None
         for folder in ("mnist", "garbage"):
-            scripts.refuse(root, [*line, f"--config.data_dir={{root}}/{folder}"])
+            assert (
+                scripts.refusal_fault(
+                    root, [*line, f"--config.data_dir={{root}}/{folder}"]
+                )
+                is None
+            )
 
 
 def both(change):
@@ -375,7 +387,7 @@ def test_what_cannot_be_used_is_refused(run, line, change, more, scripts, home):
     root = home(run)
     # A lock is held as long as this lives.
     held = change(root)
-    scripts.refuse(root, line, **more)
+    assert scripts.refusal_fault(root, line, **more) is None
     del held
 
 
@@ -401,7 +413,7 @@ def test_a_field_in_the_record_of_a_run(text, field, scripts, home):
         values = values[group]
     values[name] = json.loads(text)
     path.write_text(json.dumps(found))
-    scripts.refuse(root, READ)
+    assert scripts.refusal_fault(root, READ) is None
 
 
 @pytest.mark.slow
@@ -414,7 +426,10 @@ def test_a_field_in_the_record_of_a_run(text, field, scripts, home):
     ],
 )
 def test_a_store_of_other_settings(flag, scripts, home):
-    scripts.refuse(home("traced"), [*AGAIN_LONG, flag], "holds another")
+    assert (
+        scripts.refusal_fault(home("traced"), [*AGAIN_LONG, flag], "holds another")
+        is None
+    )
 
 
 def same_state(root, intact):
@@ -547,4 +562,4 @@ def test_full_disks(run, line, size, scripts, disk):
     root = disk(run, size)
     more = ["--workdir={root}/run", "--out={root}/disk/out"]
     more = more if run else ["--workdir={root}/disk/run"]
-    scripts.refuse(root, [*line, *more], "writing", writes=True)
+    assert scripts.refusal_fault(root, [*line, *more], "writing", writes=True) is None

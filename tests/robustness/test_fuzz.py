@@ -779,7 +779,12 @@ def test_wrong_flags_are_refused_in_one_line(scripts, home):
         before = {"train.py": [*TOY, "--workdir={root}/new"]}
         if "--workdir" in table:
             before.setdefault(command, ["--workdir={root}/run"])
-        scripts.refuse(root, [*command.split(), *before.get(command, ()), *flags])
+        assert (
+            scripts.refusal_fault(
+                root, [*command.split(), *before.get(command, ()), *flags]
+            )
+            is None
+        )
     print(f"{FLAGS} command lines refused")
 
 

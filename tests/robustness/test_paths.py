@@ -251,7 +251,7 @@ def test_flags_with_a_home_that_is_none(line, scripts, tmp_path):
     script, *flags = line
     more = TOY if script == "train.py" and "--config" not in flags[0] else ()
     says = "~nobody_at_all is no home here|is missing, so|'' is no path"
-    scripts.refuse(tmp_path, [script, *more, *flags], says)
+    assert scripts.refusal_fault(tmp_path, [script, *more, *flags], says) is None
 
 
 DATA = {
