@@ -4,10 +4,10 @@ import importlib
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from megjax.training import experiment, loop, metric_writer, weights
 
@@ -69,25 +69,19 @@ def _command(name: str, values: dict) -> str:
     except ValueError:
         usual = values
     # As JSON has them: a tuple is a list there.
-    usual = dict(_flat(json.loads(json.dumps(usual))))
+    usual, own = (
+        traverse_util.flatten_dict(json.loads(json.dumps(one)), sep=".")
+        for one in (usual, values)
+    )
     changes = [
         f" --config.{field}={value}"
-        for field, value in _flat(values)
+        for field, value in own.items()
         if usual.get(field) != value and field != "data_dir"
     ]
     return f"megjax train --config={name}{''.join(changes)}"
 
 
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(field with dots, value) of nested values."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _uses(learner) -> list[str]:
+def _uses(learner) -> Iterator[str]:
     """What a model can do, and what it must not be taken for."""
     yield "`model.energy(x)` is low where examples are likely."
     if learner.log_partition:
