@@ -126,31 +126,24 @@ def sample(
     arviz = _arviz()
     key = random.checked(key)
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
-    if target_acceptance is not None:
-        _check_target(target_acceptance)
+    _check_target(target_acceptance)
     method, parameters = methods.find(kernel)
-    if bijector is not None and method.form == "tree":
-        raise ValueError("a kernel that is ready to run brings its own bijector along.")
-    variables = bijectors.tree(bijector, _one(init))
+    variables = _variables(method, bijector, init)
     problem = _problem(_hashable(log_density_fn), method, variables, *_form(init))
     burn_in, num_steps = 0 if method.warm_up else num_warmup, num_samples * thin
     settings = {
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "kernel": kernel if isinstance(kernel, str) else "of its own",
-        "init": hashlib.sha256(_bytes(init)).hexdigest(),
         "warmup": num_warmup,
         "steps": num_steps,
         "thin": thin,
         "mass_matrix": mass_matrix,
         "target_acceptance": target_acceptance,
-    }
+    } | _identity(key, kernel, init)
     opened = _opened(store, settings, burn_in + num_steps, progress)
     with draw.devices() as mesh, opened as kept:
         keys = jax.random.split(key)
-        positions = _started(problem, init, num_chains)
         task = methods.Task(
-            *(keys[0], problem.log_density_fn, positions, num_warmup),
-            *(target_acceptance, mass_matrix == "dense", progress),
+            *(keys[0], problem.log_density_fn, _started(problem, init, num_chains)),
+            *(num_warmup, target_acceptance, mass_matrix == "dense", progress),
         )
         parameters = distributed.replicate(parameters, mesh)
         parameters, states = _remembered(kept, method, task, parameters)
@@ -166,17 +159,31 @@ def sample(
             kept.finish()
     groups = _groups(draws, thin, method.step_size(parameters))
     attributes, words = method.report(parameters, draws.observations | draws.infos)
-    for line in words:
-        warnings.warn(line, stacklevel=2)
     cause_fn = functools.partial(
         _cause, _hashable(log_density_fn), variables, init, groups["posterior"]
     )
-    _warn(arviz, groups, thin, cause_fn, mixes=method.mixes)
-    if method.target_acceptance:
-        _warn_of_tuning(groups, target_acceptance or method.target_acceptance)
+    found = _warnings(arviz, groups, thin, cause_fn, method, target_acceptance)
+    for line in [*words, *found]:
+        warnings.warn(line, stacklevel=2)
     found = mcmc.inference_data(groups)
     found.attrs.update(attributes)
     return found
+
+
+def _variables(method, bijector, init):
+    """The bijector of a whole position."""
+    if bijector is not None and method.form == "tree":
+        raise ValueError("a kernel that is ready to run brings its own bijector along.")
+    return bijectors.tree(bijector, _one(init))
+
+
+def _identity(key, kernel, init) -> dict[str, Any]:
+    """What a stored run records of the arguments that are no numbers."""
+    return {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "kernel": kernel if isinstance(kernel, str) else "of its own",
+        "init": hashlib.sha256(_bytes(init)).hexdigest(),
+    }
 
 
 def _remembered(kept, method, task, parameters):
@@ -249,7 +256,7 @@ def _checked(init, num_warmup, num_samples, thin, mass_matrix):
 
 def _check_target(acceptance) -> None:
     number = isinstance(acceptance, numbers.Real) and not isinstance(acceptance, bool)
-    if not (number and 0 < acceptance < 1):
+    if acceptance is not None and not (number and 0 < acceptance < 1):
         raise ValueError(
             f"target_acceptance={acceptance!r}: give a number between 0 and 1, as 0.8."
         )
@@ -416,13 +423,11 @@ def _groups(draws, thin, step_size) -> Mapping[str, Mapping[str, np.ndarray]]:
     return {"posterior": posterior, "sample_stats": stats}
 
 
-def _warn_of_tuning(groups, target) -> None:
+def _tuning(stats, target) -> list[str]:
     """A line where the step size was not tuned to what it should be."""
-    stats = groups["sample_stats"]
     acceptance = float(np.mean(stats.get("acceptance_rate", np.nan)))
-    step_size = float(stats["step_size"].flat[0])
-    if words := adaptation.failure(step_size, acceptance, target):
-        warnings.warn(words, stacklevel=3)
+    words = adaptation.failure(float(stats["step_size"].flat[0]), acceptance, target)
+    return [words] if words else []
 
 
 def _cause(log_density_fn, variables, init, posterior) -> str:
@@ -464,44 +469,55 @@ def _probed(log_density_fn, variables, x):
     return jnp.stack(found)
 
 
-def _warn(arviz, groups, thin, cause_fn, *, mixes) -> None:
-    """One line each for divergences, chains that differ and too few effective draws.
+def _warnings(arviz, groups, thin, cause_fn, method, target_acceptance) -> list[str]:
+    """A line each for divergences, chains that differ, too few draws, a bad step size.
 
     cause_fn: () -> the cause of divergences.
     """
-    stats = groups["sample_stats"]
-    num_chains, num_draws = stats["lp"].shape
-    if "diverging" in stats:
-        num = round(float(np.sum(stats["diverging"], dtype=np.float64)) * thin)
-        stats["diverging"] = stats["diverging"] > 0
-        if num:
-            warnings.warn(
-                f"{num} of {num_chains * num_draws * thin} transitions diverged, or left "
-                f"the support: parts of the density may be missing; {cause_fn()}",
-                stacklevel=3,
-            )
-    if num_draws < 4 or not mixes:
-        return
-    worst = {"rhat": (0.0, ""), "ess": (math.inf, "")}
-    for name, values in groups["posterior"].items():
-        columns = values.reshape(num_chains, num_draws, -1)[..., :MAX_CHECKED]
+    found = _divergences(groups["sample_stats"], thin, cause_fn)
+    if method.mixes and groups["sample_stats"]["lp"].shape[1] >= 4:
+        found += _mixing(arviz, groups["posterior"])
+    if method.target_acceptance:
+        target = target_acceptance or method.target_acceptance
+        found += _tuning(groups["sample_stats"], target)
+    return found
+
+
+def _divergences(stats, thin, cause_fn) -> list[str]:
+    """Makes `diverging` of the stats boolean, and says how many did."""
+    if "diverging" not in stats:
+        return []
+    num = round(float(np.sum(stats["diverging"], dtype=np.float64)) * thin)
+    stats["diverging"] = stats["diverging"] > 0
+    if not num:
+        return []
+    words = (
+        f"{num} of {stats['lp'].size * thin} transitions diverged, or left the support: "
+        f"parts of the density may be missing; {cause_fn()}"
+    )
+    return [words]
+
+
+def _mixing(arviz, posterior) -> list[str]:
+    """Lines on the largest R-hat and the smallest bulk effective sample size."""
+    r_hats, sizes = [(0.0, "")], []
+    for name, values in posterior.items():
+        num_chains = len(values)
+        columns = values.reshape(*values.shape[:2], -1)[..., :MAX_CHECKED]
         for column in np.moveaxis(columns, 2, 0).astype(np.float64):
-            found = float(arviz.ess(column, method="bulk"))
-            worst["ess"] = min(worst["ess"], (np.nan_to_num(found), name))
+            sizes.append((np.nan_to_num(float(arviz.ess(column, method="bulk"))), name))
             if num_chains > 1:
-                found = float(arviz.rhat(column))
-                found = math.inf if math.isnan(found) else found
-                worst["rhat"] = max(worst["rhat"], (found, name))
-    (r_hat, name), (ess, least) = worst["rhat"], worst["ess"]
+                r_hat = float(arviz.rhat(column))
+                r_hats.append((math.inf if math.isnan(r_hat) else r_hat, name))
+    found, (r_hat, name), (ess, least) = [], max(r_hats), min(sizes)
     if r_hat > R_HAT:
-        warnings.warn(
+        found.append(
             f"R-hat of {name} is {r_hat:.3f}, above {R_HAT}: the chains have not mixed; "
-            "raise num_warmup and num_samples, or use another kernel",
-            stacklevel=3,
+            "raise num_warmup and num_samples, or use another kernel"
         )
     if ess < min(ENOUGH_DRAWS, DRAWS_PER_CHAIN * num_chains):
-        warnings.warn(
+        found.append(
             f"the bulk effective sample size of {least} is {ess:.0f}: raise num_samples "
-            "or thin",
-            stacklevel=3,
+            "or thin"
         )
+    return found

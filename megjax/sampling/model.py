@@ -118,48 +118,12 @@ def sample(
     space="latent", FloatingPointError where the energy of the starts is not finite;
     store.Stopped, and ValueError and OSError of `store`, where it is given.
     """
-    key = random.checked(key)
-    _check_numbers(
-        num=num,
-        resample=resample,
-        steps=steps,
-        burn_in=burn_in,
-        thin=thin,
-        warmup=warmup,
-        step_size=step_size,
-        inverse_temperature=inverse_temperature,
-    )
-    _check(learner, space, num, step_size, inverse_temperature)
-    if prior not in latent.PRIORS:
-        raise ValueError(f"prior={prior!r}: choose one of {', '.join(latent.PRIORS)}.")
-    if warmup < 0:
-        raise ValueError(f"warmup={warmup}: must be 0 or positive.")
-    _check_target(learner, space, target, prior, resample)
-    _check_tempering(kernel_fn, space, prior)
-    _check_steps(num, steps, burn_in, thin)
-    space = space if steps else "none"
-    store = store or stores.TraceStore()
+    key, store = random.checked(key), store or stores.TraceStore()
     keep_draws = keep_draws or store.draws
-    if space == "none" and keep_draws:
-        raise ValueError("draws are those of chains: use space='latent' or 'data'.")
-    of_ratio = target == "ratio"
-    target, kernel_params = targeted(
-        learner, space, prior, kernel_fn, keep_draws, ratio=of_ratio
-    )
-    params = {
-        "learner": state,
-        "kernel": kernel_params,
-        "inverse_temperature": inverse_temperature,
-        "step_size": 1.0,
-    }
-    if target.trained:
-        step_size = target_acceptance = None
-    if step_size is None and target_acceptance is None:
-        step_size = math.nan
     settings = {
         "seed": _integer(key),
         "space": space,
-        "target": "ratio" if of_ratio else "energy",
+        "target": target,
         "num": num,
         "resample": resample,
         "steps": steps,
@@ -168,11 +132,23 @@ def sample(
         "step_size": step_size,
         "inverse_temperature": inverse_temperature,
         "prior": prior,
-        "target_acceptance": target_acceptance,
         "warmup": warmup,
         "keep_draws": keep_draws,
         "chains_per_call": CHAINS_PER_CALL,
     }
+    _check(learner, kernel_fn, settings)
+    space = space if steps else "none"
+    target, kernel_params = targeted(
+        learner, space, prior, kernel_fn, keep_draws, ratio=target == "ratio"
+    )
+    params = {
+        "learner": state,
+        "kernel": kernel_params,
+        "inverse_temperature": inverse_temperature,
+        "step_size": 1.0,
+    }
+    tuning = _tuning(target, step_size, target_acceptance)
+    settings |= {"space": space, **tuning}
     plan = None if space == "none" else _claimed(store, settings, num_snapshots)
     with draw.devices(mesh):
         params = distributed.replicate(params, jax.sharding.get_mesh())
@@ -229,7 +205,19 @@ def targeted(
     return Target(learner, space, prior, *own), params
 
 
-def _check(learner, space, num, step_size, inverse_temperature):
+def _tuning(target, step_size, target_acceptance):
+    """The two settings of the tuning, for kernels that have no step size as well."""
+    if target.trained:
+        step_size = target_acceptance = None
+    if step_size is None and target_acceptance is None:
+        step_size = math.nan
+    return {"step_size": step_size, "target_acceptance": target_acceptance}
+
+
+def _check(learner, kernel_fn, settings):
+    """ValueError at settings that a learner or a kernel cannot have."""
+    _check_numbers(settings)
+    space, prior = settings["space"], settings["prior"]
     if space not in SPACES:
         raise ValueError(f"space={space!r}: choose one of {', '.join(SPACES)}.")
     if space == "latent" and (learner.latents is None or learner.generate is None):
@@ -237,12 +225,15 @@ def _check(learner, space, num, step_size, inverse_temperature):
             "space='latent' needs a generator and this method has none: use "
             "space='data' or 'none'."
         )
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise ValueError(f"step_size={step_size}: must be positive.")
-    if not 0 <= inverse_temperature < math.inf:
-        raise ValueError(
-            f"inverse_temperature={inverse_temperature}: must be 0 or positive."
-        )
+    if prior not in latent.PRIORS:
+        raise ValueError(f"prior={prior!r}: choose one of {', '.join(latent.PRIORS)}.")
+    _check_target(learner, space, settings["target"], prior, settings["resample"])
+    _check_tempering(kernel_fn, space, prior)
+    _check_steps(
+        settings["num"], settings["steps"], settings["burn_in"], settings["thin"]
+    )
+    if settings["keep_draws"] and (space == "none" or not settings["steps"]):
+        raise ValueError("draws are those of chains: use space='latent' or 'data'.")
 
 
 def _check_target(learner, space, target, prior, resample):
@@ -276,17 +267,27 @@ def _check_tempering(kernel_fn, space, prior):
         )
 
 
-def _check_numbers(**given):
-    """ValueError at what is no number, or a fraction where there can be none."""
-    for name, value in given.items():
-        real = name in ("step_size", "inverse_temperature")
-        number = real and hasattr(value, "__float__") and not np.ndim(value)
-        number = number or isinstance(value, numbers.Integral)
-        if value is None and name in ("thin", "step_size"):
+def _check_numbers(settings):
+    """ValueError at numbers out of range, or fractions where there can be none."""
+    for name in ("num", "resample", "steps", "burn_in", "thin", "warmup"):
+        value = settings[name]
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not (whole or (value is None and name == "thin")):
+            raise ValueError(f"{name}={value!r}: give a whole number.")
+    for name in ("step_size", "inverse_temperature"):
+        value = settings[name]
+        if value is None and name == "step_size":
             continue
+        number = hasattr(value, "__float__") and not np.ndim(value)
         if not number or isinstance(value, bool):
-            what = "a number" if real else "a whole number"
-            raise ValueError(f"{name}={value!r}: give {what}.")
+            raise ValueError(f"{name}={value!r}: give a number.")
+    step_size, beta = settings["step_size"], settings["inverse_temperature"]
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size={step_size}: must be positive.")
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"inverse_temperature={beta}: must be 0 or positive.")
+    if settings["warmup"] < 0:
+        raise ValueError(f"warmup={settings['warmup']}: must be 0 or positive.")
 
 
 def _check_steps(num, steps, burn_in, thin):
