@@ -473,7 +473,7 @@ def evaluate(
     names = _texts("names", names, "monitor")
     built = model.run.experiment()
     chosen = evaluation.chosen(built, names)
-    mesh = distributed.data_mesh(jax.local_devices())
+    mesh = distributed.local_mesh()
     with jax.set_mesh(mesh):
         key = loop.keys(seed).evaluation
         return {name: one(key, model.state) for name, one in chosen.items()}

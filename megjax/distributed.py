@@ -61,6 +61,11 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     )
 
 
+def local_mesh() -> Mesh:
+    """A mesh over the devices of this process."""
+    return data_mesh(jax.local_devices())
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of everything that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -107,14 +112,14 @@ def locally() -> contextlib.AbstractContextManager:
     """What follows runs on this process's devices alone; one process has them all."""
     if jax.process_count() == 1:
         return contextlib.nullcontext()
-    return jax.set_mesh(data_mesh(jax.local_devices()))
+    return jax.set_mesh(local_mesh())
 
 
 def local(tree: PyTree) -> PyTree:
     """Replicated leaves as arrays on this process's devices alone; no collective."""
     if jax.process_count() == 1:
         return tree
-    mesh = data_mesh(jax.local_devices())
+    mesh = local_mesh()
     host = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
     return jax.device_put(host, replicated(mesh))
 

@@ -96,7 +96,7 @@ def test_one_and_eight_devices_agree(normalise):
 
 
 def test_state_stays_replicated():
-    mesh = distributed.data_mesh()
+    mesh = distributed.data_mesh(jax.devices())
     state, x, step = started(spec(True), mesh)
     with jax.set_mesh(mesh):
         state, _ = step(jax.random.key(0), state, x)
@@ -191,7 +191,7 @@ def test_work_is_divided_among_devices():
 def test_shard_is_the_identity_without_a_mesh_or_where_it_cannot_divide():
     x = jnp.arange(6.0)
     np.testing.assert_array_equal(distributed.shard(x), x)
-    with jax.set_mesh(distributed.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh(jax.devices())):
         np.testing.assert_array_equal(jax.jit(distributed.shard)(x), x)
         sharded = jax.jit(distributed.shard)(jnp.arange(16.0))
     assert not sharded.sharding.is_fully_replicated

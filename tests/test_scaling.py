@@ -61,7 +61,7 @@ def test_bytes_around_a_ring(kind, bytes_sent):
 
 
 def test_one_reduction_of_a_known_program():
-    mesh = distributed.data_mesh()
+    mesh = distributed.data_mesh(jax.devices())
     x = jax.ShapeDtypeStruct(
         (64, 6), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P(distributed.AXIS))
     )

@@ -365,7 +365,7 @@ def devices(mesh: jax.sharding.Mesh | None = None) -> Iterator[jax.sharding.Mesh
     if mesh is None and not jax.sharding.get_mesh().empty:
         yield jax.sharding.get_mesh()
         return
-    mesh = mesh or distributed.data_mesh(jax.local_devices())
+    mesh = mesh or distributed.local_mesh()
     with jax.set_mesh(mesh):
         yield mesh
 

@@ -53,7 +53,7 @@ def evaluate(
 def _reports(restored, evaluations, out, seed) -> Iterator[tuple[str, Report]]:
     for name, evaluation in evaluations.items():
         start = time.perf_counter()
-        with jax.set_mesh(distributed.data_mesh(jax.local_devices())):
+        with jax.set_mesh(distributed.local_mesh()):
             report = evaluation(loop.keys(seed).evaluation, restored.state)
         seconds = time.perf_counter() - start
         for picture, pixels in report.pictures.items():

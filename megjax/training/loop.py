@@ -500,7 +500,7 @@ def restore(
     """
     run = described(checkpoint.claimed(workdir), workdir, assignments, recipe)
     with (
-        jax.set_mesh(distributed.data_mesh(jax.local_devices())),
+        jax.set_mesh(distributed.local_mesh()),
         checkpoint.opened(
             workdir, keep=run.config.train.keep, writable=False
         ) as checkpoints,

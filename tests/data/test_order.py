@@ -145,6 +145,6 @@ def test_devices_agree():
         indices = order.batch_indices(KEY, step, num_examples=1000, shape=(2, 64))
         return distributed.shard(indices, axis=1)
 
-    with jax.set_mesh(distributed.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh(jax.devices())):
         sharded = jax.jit(batch)(9)
     np.testing.assert_array_equal(sharded, batch(9))

@@ -125,7 +125,10 @@ def test_scores_of_a_quadratic_energy_are_high_far_away():
     x = np.random.RandomState(0).normal(size=(7, 4, 3, 2)).astype(np.float32)
     scorer = anomaly.energy_scores(quadratic())
     norm = np.linalg.norm(x.reshape(7, -1), axis=1)
-    for mesh in (distributed.data_mesh(jax.devices()[:1]), distributed.data_mesh()):
+    for mesh in (
+        distributed.data_mesh(jax.devices()[:1]),
+        distributed.data_mesh(jax.devices()),
+    ):
         with jax.set_mesh(mesh):
             found = anomaly.scored(scorer, jnp.float32(2.0), x, batch_size=8)
         np.testing.assert_allclose(found["energy"], norm**2, rtol=1e-5)

@@ -47,7 +47,7 @@ def test_a_number_that_does_not_divide_is_refused():
 
 
 def test_no_row_leaves_its_device():
-    mesh = distributed.data_mesh()
+    mesh = distributed.data_mesh(jax.devices())
     rows = jax.NamedSharding(mesh, jax.P(distributed.AXIS))
     x = jax.device_put(jax.random.normal(jax.random.key(0), (64, 5)), rows)
     w = jax.device_put(jnp.ones(5), distributed.replicated(mesh))

@@ -261,7 +261,7 @@ def test_eight_devices_make_the_step_of_one():
     spec = confined(noise=reference.kernel_density((0.3, 1.0), num_points=16))
     learner, state, x = begun(spec)
     one, _ = jax.jit(learner.step)(jax.random.key(3), state, x[None])
-    with jax.set_mesh(distributed.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh(jax.devices())):
         mesh = jax.sharding.get_mesh()
         placed = distributed.replicate(state, mesh)
 

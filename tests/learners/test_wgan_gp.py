@@ -316,7 +316,7 @@ def test_the_data_of_micro_batches_stay_on_their_devices():
     """Eight devices agree with one, and pass nothing on but sums."""
     chosen = spec(num_microbatches=2, num_energy_updates=1)
     learner, x = wgan_gp.wgan_gp(chosen), jnp.ones((1, 16, 2, 2, 3))
-    mesh = distributed.data_mesh()
+    mesh = distributed.data_mesh(jax.devices())
     batch = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, distributed.AXIS)))
     with jax.set_mesh(mesh):
         init = jax.jit(learner.init, out_shardings=distributed.replicated(mesh))

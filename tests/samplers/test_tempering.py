@@ -219,7 +219,11 @@ def grid_shares(draws):
 
 
 def test_25_modes_from_one():
-    """All shares within 3 standard errors, in fewer than a million gradients."""
+    """Shares as their standard errors say, in fewer than a million gradients.
+
+    The largest of 25 is beyond 3 in one run of fifteen; the sum of squares is beyond
+    2.1 times its mean, of chi-squared with 25 degrees, in one of a thousand.
+    """
     grid = toy.grid_25()
     target = targets.mixture("25 Gaussians", grid)
     init = jnp.tile(jnp.asarray(grid.centres[0]), (32, 1))
@@ -227,7 +231,7 @@ def test_25_modes_from_one():
     draws = quiet(target.log_density, init, "tempering", **settings)
     assert draws.sample_stats["n_steps"].sum() * 2100 / 1500 < 1e6
     z = [deviations(each, 0.04) for each in grid_shares(draws)]
-    assert np.max(np.abs(z)) < 3
+    assert np.max(np.abs(z)) < 4 and np.mean(np.square(z)) < 2.1
     rates = np.array(draws.attrs["swap_rates"])
     assert np.ptp(rates) < 0.05 and 2.5 < draws.attrs["barrier"] < 3.2
     assert draws.sample_stats["round_trips"].sum() > 1000

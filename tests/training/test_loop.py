@@ -399,7 +399,7 @@ def test_every_program_is_traced_once(tmp_path, num_steps, programs):
 def test_a_restored_state_is_laid_out_like_a_fresh_one(tmp_path):
     train(tmp_path, config_of(num_steps=4), devices=8)
     with (
-        jax.set_mesh(distributed.data_mesh()),
+        jax.set_mesh(distributed.data_mesh(jax.devices())),
         checkpoint.opened(tmp_path, keep=1, writable=False) as checkpoints,
     ):
         step, state, _ = loop.latest(checkpoints, config_of(), learner(), (3,))
