@@ -1,4 +1,4 @@
-"""The console script: megjax train | sample | evaluate | prepare | export, with flags."""
+"""The console script, megjax COMMAND --flags."""
 
 import importlib
 import sys
@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "megjax.commands.train",
     "sample": "megjax.commands.sample",
     "evaluate": "megjax.commands.evaluate",
+    "report": "megjax.commands.report",
     "prepare": "megjax.data.prepare",
     "export": "megjax.commands.export",
 }

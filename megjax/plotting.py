@@ -10,6 +10,7 @@ import logging
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import numpy as np
 
@@ -255,7 +256,7 @@ def ranks(panels: Mapping[str, np.ndarray], *, num_bins: int = 20) -> np.ndarray
     return _rendered(canvas)
 
 
-def write_png(path: str | pathlib.Path, picture: np.ndarray) -> None:
+def write_png(path: str | pathlib.Path | IO[bytes], picture: np.ndarray) -> None:
     """Writes a picture uint8 [H, W, 3]; nothing without the extra `plot`."""
     if not is_installed():
         return

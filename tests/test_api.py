@@ -308,6 +308,6 @@ def test_the_console_script_names_its_commands():
     assert wrong.returncode == 2
     assert wrong.stderr == (
         "error: megjax has no command 'walk': give one of train, sample, evaluate, "
-        "prepare, export\n"
+        "report, prepare, export\n"
     )
-    assert "train|sample|evaluate|prepare|export" in run("--help").stdout
+    assert "train|sample|evaluate|report|prepare|export" in run("--help").stdout

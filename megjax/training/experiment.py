@@ -115,7 +115,7 @@ class Experiment(NamedTuple):
     protocols: Mapping[str, Evaluation] = MappingProxyType({})
 
 
-RESULTS = ("samples", "evaluation")
+RESULTS = ("samples", "evaluation", "report.html")
 """What reading a run leaves in its directory."""
 
 

@@ -752,6 +752,10 @@ WRONG_FLAGS = {
         "--out": (*NO_PATHS, "{root}", "{root}/new/"),
         "--workdir": (*NO_PATHS, "{root}/nope"),
     },
+    "megjax/cli.py report": {
+        "--out": (*NO_PATHS, "{root}", "{root}/new/"),
+        "--workdir": (*NO_PATHS, "{root}/nope"),
+    },
     "megjax/cli.py prepare kdd99": {
         "--data_dir": NO_PATHS[1:],
         "--raw_dir": (*NO_PATHS[1:], "{root}/nope"),

@@ -233,6 +233,7 @@ LINES = [
     # As of a variable of the shell that is not set: it was the newest run's, or its.
     *((f"{name}.py", "--workdir=") for name in ("train", "sample", "evaluate")),
     ("megjax/cli.py", "export", "--workdir="),
+    ("megjax/cli.py", "report", "--workdir="),
     ("megjax/evaluation/classifier.py", "--data=mnist", "--data_dir=~nobody_at_all"),
     ("megjax/cli.py", "prepare", "kdd99", "--data_dir=~nobody_at_all"),
     (
