@@ -314,8 +314,9 @@ def fit(
     is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
     vectors, by noise contrast, which has `log_prob`. num_steps: iterations. workdir:
     keeps checkpoints and metrics there, and resumes; None keeps nothing on disk. spec:
-    hyperparameters of the learner (`score_weight`, `learning_rate`, ...), or
-    `batch_size` and `width`.
+    hyperparameters of the learner (`score_weight`, `learning_rate`, ...), `batch_size`
+    and `width`; of a density also those of its network (`hidden`, `scale`, ...) and of
+    its noise (`mixtures`, `widths`, ...), as of `recipes.density.config`.
 
     Raises ValueError at arrays and fields that cannot be, FloatingPointError where
     training diverges.
@@ -337,13 +338,14 @@ def fit(
     if num_steps is not None:
         _set(config.train, "num_steps", num_steps)
     config.batch_size = min(config.batch_size, data.num_examples)
+    places = {name: config for name in ("batch_size", "width", "dtype")}
+    for group in (learner, "network", "noise"):
+        places |= {name: config[group] for name in config.get(group, ())}
     for field, value in spec.items():
-        place = config if field in ("batch_size", "width", "dtype") else config[learner]
-        if field not in place:
-            own = [name for name in ("batch_size", "width") if name in config]
-            known = ", ".join([*own, *sorted(config[learner])])
+        if field not in places.get(field, ()):
+            known = ", ".join(name for name in places if name in places[name])
             raise ValueError(f"{learner} has no field {field!r}: give one of {known}")
-        _set(place, field, value)
+        _set(places[field], field, value)
     recipe = experiment.recipe_of(config)
     with experiment.one_line_errors():
         data = arrays.prepared(config, learner, data)

@@ -188,6 +188,21 @@ def test_a_density_of_an_array_has_log_probabilities_in_its_own_units():
     np.testing.assert_allclose(shifted, model.log_prob(points[:3]) - 1, rtol=1e-5)
 
 
+def test_a_density_takes_fields_of_its_network_and_noise():
+    x = np.random.RandomState(0).normal(size=(200, 2))
+    fields = {"hidden": (8,), "num_components": (2,), "learning_rate": 1e-3}
+    model = megjax.fit(x, learner="density", num_steps=1, **fields)
+    config = model.config
+    assert (config.network.hidden, config.noise.num_components) == ((8,), (2,))
+    assert config.density.learning_rate == 1e-3
+    kernels = {
+        leaf.shape
+        for leaf in jax.tree.leaves(model.state.energy.params)
+        if leaf.ndim == 2
+    }
+    assert (8, 1) in kernels
+
+
 def test_sweeps_of_a_machine_are_its_chains(machine):
     data = machine.sample(jax.random.key(0), 2, steps=3, space="data", kernel="gibbs")
     assert data.posterior.x.shape == (2, 3, 8, 8, 1)
@@ -218,7 +233,7 @@ def test_other_learners_fit_vectors(plane, learner):
         ),
         (
             lambda x, m: megjax.fit(x, learner="density", width=8),
-            "density has no field 'width': give one of batch_size, average_decay",
+            "density has no field 'width': give one of batch_size, dtype, average_decay",
         ),
         (lambda x, m: megjax.fit(x[:, 0]), r"x holds float64 \[64\]: give numbers"),
         (lambda x, m: megjax.fit(np.full((4, 2), np.nan)), "x holds NaN"),
