@@ -12,9 +12,13 @@ from megjax.recipes import meg
 
 
 def get_config():
-    """Perceptrons: in 64 pixels there is little that convolutions could make use of."""
+    """Perceptrons: in 64 pixels there is little that convolutions could make use of.
+
+    Their first gradients are no larger than later ones, so that beta2 may be what it is
+    elsewhere.
+    """
     config = meg.image_config("digits", width=256, networks="dense")
-    config.meg.update({"latent_dim": 16, "learning_rate": 4e-3})
+    config.meg.update({"latent_dim": 16, "learning_rate": 4e-3, "beta2": 0.99})
     config.train.num_steps = 5000
     config.train.evaluate_every = 1000
     config.train.iterations_per_call_cpu = 50
