@@ -185,7 +185,9 @@ def _finish(learner, spec, key, state, data) -> tuple[State, Metrics]:
 
 def _draws(learner, key, inner, num) -> np.ndarray:
     """Samples of the generator on the host: [num, D]."""
-    draw = jax.jit(lambda key, inner: distributed.whole(learner.sample(key, inner, num)))
+    draw = jax.jit(
+        lambda key, inner: distributed.whole(learner.sample(key, inner, num))
+    )
     return np.asarray(draw(key, inner))
 
 

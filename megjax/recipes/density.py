@@ -276,8 +276,7 @@ def split(data, config):
 def plane_evaluations(config, data, learner):
     """Held-out nats, with log Z by quadrature, and the divergence from the truth."""
     window_fn = functools.partial(noise_contrastive.window, size=WINDOW)
-    num_cells = config.evaluation.num_cells
-    return {"likelihood": plane_likelihood(config, learner, window_fn, num_cells)}
+    return {"likelihood": plane_likelihood(config, learner, window_fn)}
 
 
 def finish_protocols(config, data, learner, before):
@@ -300,16 +299,17 @@ def finish_protocols(config, data, learner, before):
     return {name: base.lazily(make) for name, make in made.items()}
 
 
-def plane_likelihood(config, learner, window_fn, num_cells=NUM_CELLS):
+def plane_likelihood(config, learner, window_fn):
     """The evaluation of held-out points of `config.dataset`.
 
-    window_fn: state -> corners of the quadrature, of num_cells a side.
+    window_fn: state -> corners of the quadrature.
     """
     num = config.evaluation.num_points
     base.at_least("evaluation.num_points", num, 1)
     source = planar_sets.SOURCES[config.dataset](seed=2**31 - 1)
     # No run has this seed, so no run trains on these points.
     x = planar_sets.points(source, num)
+    num_cells = config.evaluation.get("num_cells", NUM_CELLS)
     method = held_out.by_quadrature(learner, window_fn, num_cells=num_cells)
     truth = CURVES.get(config.dataset)
     if config.dataset in planar_sets.MIXTURES:

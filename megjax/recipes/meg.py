@@ -111,11 +111,12 @@ def with_images(
 def plane_config(dataset, variant="paper"):
     """An experiment on a set in the plane, as in the paper or calibrated.
 
-    Under `calibrated` exp(-E) itself is near the density of the data. A hundred times
-    smaller penalty than the paper's lets the energy follow modes this narrow. At
-    constant rates the players circle, and the average of the energy over many rounds is
-    far better than any of them. Longer runs flatten the energy, since nothing but the
-    penalty acts on it once the samples match the data.
+    `calibrated` ends with noise contrast (`density_finish`), which makes exp(-E) the
+    density of the data; the game comes near it alone. A hundred times smaller penalty
+    than the paper's lets the energy follow modes this narrow. At constant rates the
+    players circle, and the average of the energy over many rounds is far better than
+    any of them. Longer runs flatten the energy, since nothing but the penalty acts on
+    it once the samples match the data.
     """
     base.choice("variant", variant, paper=None, calibrated=None)
     config = planar_sets.config(dataset)
