@@ -30,8 +30,8 @@ CANDIDATES = 4096
 class Spec(NamedTuple):
     """How the energy is finished.
 
-    contrast: of the network that is added, and how it learns. Its noise is fitted to the
-        data; its own `start`, `tilt` and validation rows are not used.
+    contrast: of the network that is added, and how it learns; without `start`, `tilt` and
+        validation rows. Its noise is fitted to the data.
     generated: a density that is fitted to samples of the generator.
     share: of `generated` in the noise, in (0, 1).
     num_steps: of noise contrast. batch_size: of data. num_draws: samples of the
@@ -72,12 +72,13 @@ def checked(spec: Spec) -> Spec:
 
 
 def with_density(learner: Learner, spec: Spec) -> Learner:
-    """The learner, whose training ends with `spec.num_steps` of noise contrast.
+    """The learner of vectors, whose training ends with `spec.num_steps` of noise contrast.
 
     From then on `energy` is that of the learner plus the network's, `log_partition` its
     log Z, and `sample` gives rows of the noise, resampled by their weights. Before, and
     where training goes on, all is as it was and log Z is NaN; `latents` and `generate`
-    stay the generator's. Raises ValueError as `checked` does.
+    stay the generator's. The data are to fit in memory. Raises ValueError as `checked`
+    does.
     """
     spec = checked(spec)
     init, step, energy, sample, log_partition, finish = (
