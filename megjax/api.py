@@ -124,6 +124,10 @@ class Model:
     def generate(self, key: Key, num: int) -> Array:
         """Samples of the generator, or of a short chain for methods without one.
 
+        Of a density they are rows of its noise, chosen by weight; so they are of a run
+        that ends with one (`config.finish`), whose chains of latents stay the
+        generator's: `sample(space="data")` is of the density.
+
         Returns [num, *shape]; images lie in [-1, 1]. Raises ValueError at num < 1.
         """
         checks.whole("num", num, 1)
