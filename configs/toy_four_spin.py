@@ -15,4 +15,5 @@ def get_config():
     config = meg.plane_config("four_spin", "calibrated")
     config.meg.score_weight = 0.01
     config.train.num_steps = 10_000
+    config.finish.num_steps = 0
     return config

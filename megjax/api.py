@@ -74,7 +74,10 @@ class Model:
         return -self.energy(x) - log_z
 
     def log_partition(self) -> Array:
-        """log Z of exp(-E) in nats []. Raises ValueError where it is not known."""
+        """log Z of exp(-E) in nats []. Raises ValueError where it is not known.
+
+        A run that ends with a density (`config.finish`) has none before its end.
+        """
         if self.learner.log_partition is None:
             raise ValueError(
                 "log Z of this model is not known, so it has no log_prob: compare "
@@ -83,7 +86,14 @@ class Model:
                 "['likelihood']) of a Boltzmann machine estimates it; exp(-E) of a "
                 "leaky ReLU network need not have a finite integral"
             )
-        return jax.jit(self.learner.log_partition)(self.state)
+        with jax.ensure_compile_time_eval():
+            log_z = jax.jit(self.learner.log_partition)(self.state)
+        if np.isnan(log_z):
+            raise ValueError(
+                f"log Z is not known at step {self.step}, before the run has ended: "
+                "train it to its end, or give log_z="
+            )
+        return log_z
 
     def log_ratio(self, x: Array) -> Array:
         """log p_data(x) - log p_G(x), as training's last part fitted it: [N].
@@ -113,6 +123,10 @@ class Model:
 
     def generate(self, key: Key, num: int) -> Array:
         """Samples of the generator, or of a short chain for methods without one.
+
+        Of a density they are rows of its noise, chosen by weight; so they are of a run
+        that ends with one (`config.finish`), whose chains of latents stay the
+        generator's: `sample(space="data")` is of the density.
 
         Returns [num, *shape]; images lie in [-1, 1]. Raises ValueError at num < 1.
         """

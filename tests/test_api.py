@@ -13,7 +13,8 @@ import safetensors.numpy
 
 import megjax
 from megjax import api
-from megjax.training import card, checkpoint
+from megjax.sampling import model as sampling
+from megjax.training import card, checkpoint, experiment, loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -201,6 +202,51 @@ def test_a_density_takes_fields_of_its_network_and_noise():
         if leaf.ndim == 2
     }
     assert (8, 1) in kernels
+
+
+FINISH = (
+    *("train.num_steps=2", "train.save_every=1", "width=8", "batch_size=16"),
+    *("finish.num_steps=2", "finish.batch_size=16", "finish.num_draws=50"),
+    *("finish.network.hidden=(8,)", "finish.network.num_features=8"),
+    *("finish.density.num_importance=5000", "evaluation.num_points=500"),
+)
+
+
+def test_a_finished_model_is_one_density_wherever_it_is_read(tmp_path):
+    config = experiment.load("toy_25gaussians:calibrated")
+    experiment.assign(config, FINISH)
+    config.unlock()
+    config.evaluation.num_cells = 100
+    built = experiment.build(config)._replace(evaluations={})
+    loop.train(config, built, tmp_path / "run", name="toy_25gaussians:calibrated")
+    model = megjax.load(tmp_path / "run")
+    x = np.random.RandomState(0).normal(size=(50, 2))
+    log_p = model.log_prob(x)
+    np.testing.assert_allclose(log_p, -model.energy(x) - model.log_partition())
+    model.save(tmp_path / "model.safetensors")
+    again = megjax.load_weights(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.log_prob(x), log_p)
+    assert sorted(built.protocols) == ["before_finish", "likelihood"]
+    found = built.protocols["likelihood"](jax.random.key(0), model.state).metrics
+    assert found["log_z"] == pytest.approx(float(model.log_partition()))
+    assert abs(found["log_z_error"]) < 0.1
+    chains = sampling.sample(
+        *(jax.random.key(0), model.learner, model.state),
+        num=4,
+        space="data",
+        steps=2,
+        step_size=0.1,
+    )
+    np.testing.assert_allclose(
+        chains.energy[:, -1], model.energy(chains.x), rtol=1e-5, atol=1e-5
+    )
+    assert "a normalised log-density" in card.markdown(model.run, "x", {})
+    # Before its end a run has no density.
+    early = megjax.load(tmp_path / "run", step=1)
+    with pytest.raises(ValueError, match="log Z is not known at step 1, before the ru"):
+        early.log_prob(x)
+    np.testing.assert_array_equal(early.log_prob(x, log_z=1.0), -early.energy(x) - 1)
+    assert "exp(-E) is no normalised density" in card.markdown(early.run, "x", {})
 
 
 def test_sweeps_of_a_machine_are_its_chains(machine):

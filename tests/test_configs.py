@@ -532,6 +532,26 @@ def test_parameters_at_full_width(name, monkeypatch):
             {"network.confinement": 0.0},
             "confinement=0 leaves exp",
         ),
+        (
+            "toy_25gaussians:calibrated",
+            {"finish.num_steps": -1},
+            "config.finish.num_steps=-1: give at least 0",
+        ),
+        (
+            "toy_25gaussians:calibrated",
+            {"finish.network.num_features": 3},
+            "config.finish: config.network.num_features=3: give an even",
+        ),
+        (
+            "toy_25gaussians:calibrated",
+            {"finish.widths": ()},
+            "config.finish: widths is empty",
+        ),
+        (
+            "toy_25gaussians:calibrated",
+            {"finish.share": 0.0},
+            "finish.share=0.0: give a number between 0 and 1",
+        ),
         ("density_table", {}, "config.path is empty: give --config.path=FILE.npy"),
     ],
 )

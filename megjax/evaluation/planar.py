@@ -117,7 +117,7 @@ def _pictures(x, energies, curve, best, cells, grid, truth):
     uniform = np.full(len(BETAS), cells.mean())
     return {
         "data": plotting.scatter(truth.x[:1600], extent=window, title="data"),
-        "samples": plotting.scatter(x[:1600], extent=window, title="generator"),
+        "samples": plotting.scatter(x[:1600], extent=window, title="samples"),
         "density_beta_1": heatmap(1.0),
         "density_best_beta": heatmap(best),
         "mass_curve": plotting.curves(

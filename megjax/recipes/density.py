@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import ml_collections
 import numpy as np
 import optax
 
@@ -10,7 +11,7 @@ from megjax.data import files, toy
 from megjax.data.dataset import Dataset
 from megjax.densities import gaussian_mixtures, reference
 from megjax.evaluation import held_out
-from megjax.learners import noise_contrastive
+from megjax.learners import density_finish, noise_contrastive
 from megjax.networks import fourier
 from megjax.recipes import base, planar_sets
 from megjax.training.experiment import Recipe
@@ -23,6 +24,9 @@ CURVES = {
 
 WINDOW = 6.0
 """Half width of the window of quadrature, in standard deviations of the data."""
+
+NUM_CELLS = 1000
+"""Of quadrature a side."""
 
 
 def config():
@@ -67,7 +71,7 @@ def config():
         "strengths": (0.2, 1.0),
         "spreads": (1.0, 2.0, 4.0),
     }
-    fields.evaluation = {"num_points": 20_000, "num_cells": 1000}
+    fields.evaluation = {"num_points": 20_000, "num_cells": NUM_CELLS}
     fields.train.num_steps = 3000
     fields.train.save_every = fields.train.evaluate_every = 3000
     fields.train.iterations_per_call_cpu = 50
@@ -154,6 +158,47 @@ def optimizer(settings, num_steps):
     )
 
 
+def finish_settings():
+    """`config.finish`: of `density_finish.Spec`; num_steps 0 leaves the energy as it is.
+
+    num_steps: at most as many as training has. share, num_draws: of the generator's
+    samples, and `widths` of the kernels around them, of whitened data. density, network
+    and noise are as of `config`, but the noise has no kernels around data.
+    """
+    fields = config()
+    fields.noise.kernels = 0.0
+    own = {
+        "num_steps": 0,
+        "batch_size": fields.batch_size,
+        "widths": fields.noise.widths,
+    }
+    groups = {name: fields[name] for name in ("density", "network", "noise")}
+    return base.defaults(density_finish.Spec, **own, **groups)
+
+
+def with_density(config, learner):
+    """The learner, its energy finished as a density where the config asks."""
+    group = config.get("finish")
+    if group:
+        base.at_least("finish.num_steps", group.num_steps, 0)
+    if not group or not group.num_steps:
+        return learner
+    num_steps = max(1, min(group.num_steps, config.train.num_steps))
+    own = ml_collections.ConfigDict(
+        group.to_dict() | {"dtype": config.dtype, "train": {"num_steps": num_steps}}
+    )
+    try:
+        contrast = spec(own)
+        generated = reference.kernel_density(
+            tuple(group.widths), num_points=group.num_draws
+        )
+    except ValueError as error:
+        raise ValueError(f"config.finish: {error}") from error
+    fields = base.plain_fields(density_finish.Spec, group) | {"num_steps": num_steps}
+    finish = density_finish.Spec(contrast, generated, **fields)
+    return density_finish.with_density(learner, finish)
+
+
 def spec(config):
     """The specification of a config."""
     group = config.network
@@ -230,21 +275,47 @@ def split(data, config):
 
 def plane_evaluations(config, data, learner):
     """Held-out nats, with log Z by quadrature, and the divergence from the truth."""
+    window_fn = functools.partial(noise_contrastive.window, size=WINDOW)
+    return {"likelihood": plane_likelihood(config, learner, window_fn)}
+
+
+def finish_protocols(config, data, learner, before):
+    """Of a finished energy its nats; and what is shown of the learner `before`."""
+    if not config.get("finish") or not config.finish.num_steps:
+        return {}
+
+    def likelihood():
+        return plane_likelihood(
+            config,
+            learner,
+            lambda state: noise_contrastive.window(state.density, size=WINDOW),
+        )
+
+    def before_finish():
+        (shown,) = planar_sets.evaluations(config, data, before).values()
+        return lambda key, state: shown(key, state.inner)
+
+    made = {"likelihood": likelihood, "before_finish": before_finish}
+    return {name: base.lazily(make) for name, make in made.items()}
+
+
+def plane_likelihood(config, learner, window_fn):
+    """The evaluation of held-out points of `config.dataset`.
+
+    window_fn: state -> corners of the quadrature.
+    """
     num = config.evaluation.num_points
     base.at_least("evaluation.num_points", num, 1)
     source = planar_sets.SOURCES[config.dataset](seed=2**31 - 1)
     # No run has this seed, so no run trains on these points.
     x = planar_sets.points(source, num)
-    method = held_out.by_quadrature(
-        learner,
-        functools.partial(noise_contrastive.window, size=WINDOW),
-        num_cells=config.evaluation.num_cells,
-    )
+    num_cells = config.evaluation.get("num_cells", NUM_CELLS)
+    method = held_out.by_quadrature(learner, window_fn, num_cells=num_cells)
     truth = CURVES.get(config.dataset)
     if config.dataset in planar_sets.MIXTURES:
         mixture = planar_sets.MIXTURES[config.dataset]()
         truth = functools.partial(toy.mixture_log_density, mixture)
-    return {"likelihood": held_out.held_out(learner, x, method, truth=truth)}
+    return held_out.held_out(learner, x, method, truth=truth)
 
 
 def table_evaluations(config, data, learner):

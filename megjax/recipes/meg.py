@@ -6,7 +6,7 @@ from megjax import losses
 from megjax.data import files
 from megjax.learners import meg
 from megjax.networks import dcgan, experts, heads, ladder, mlp
-from megjax.recipes import base, image_sets, planar_sets
+from megjax.recipes import base, density, image_sets, planar_sets
 from megjax.training.experiment import Recipe
 
 
@@ -114,16 +114,18 @@ def with_images(
 def plane_config(dataset, variant="paper"):
     """An experiment on a set in the plane, as in the paper or calibrated.
 
-    Under `calibrated` exp(-E) itself is near the density of the data. A hundred times
-    smaller penalty than the paper's lets the energy follow modes this narrow. At
-    constant rates the players circle, and the average of the energy over many rounds is
-    far better than any of them. Longer runs flatten the energy, since nothing but the
-    penalty acts on it once the samples match the data.
+    `calibrated` ends with noise contrast (`density_finish`), which makes exp(-E) the
+    density of the data; the game comes near it alone. A hundred times smaller penalty
+    than the paper's lets the energy follow modes this narrow. At constant rates the
+    players circle, and the average of the energy over many rounds is far better than
+    any of them. Longer runs flatten the energy, since nothing but the penalty acts on
+    it once the samples match the data.
     """
     base.choice("variant", variant, paper=None, calibrated=None)
     config = planar_sets.config(dataset)
     config.meg = settings(latent_dim=2)
     config.recipe = plane
+    config.finish = density.finish_settings()
     if variant == "calibrated":
         config.width = 128
         config.train.num_steps = 6000
@@ -131,6 +133,7 @@ def plane_config(dataset, variant="paper"):
         ours = {"score_weight": 0.001, "average_decay": 0.999}
         ours |= {"learning_rate": 5e-4, "schedule": "constant"}
         config.meg.update(in_nats() | ours)
+        config.finish.num_steps = 3000
     return config
 
 
@@ -254,7 +257,15 @@ def plane_learner(config, shape, data=None):
     del data
     base.at_least("width", config.width, 1)
     hidden = (config.width,) * 3
-    return meg.meg(perceptrons(config, shape, hidden, hidden))
+    learner = meg.meg(perceptrons(config, shape, hidden, hidden))
+    return density.with_density(config, learner)
+
+
+def plane_protocols(config, data, learner):
+    """Of a finished energy its nats, and what the game left before the finish."""
+    hidden = (config.width,) * 3
+    before = meg.meg(perceptrons(config, data.shape, hidden, hidden))
+    return density.finish_protocols(config, data, learner, before)
 
 
 def perceptrons(config, shape, hidden, generator_hidden):
@@ -294,6 +305,8 @@ def custom_evaluations(config, data, learner):
     return {} if len(data.shape) == 1 else image_sets.grid(config, data, learner)
 
 
-plane = Recipe(planar_sets.data, plane_learner, planar_sets.evaluations)
+plane = Recipe(
+    planar_sets.data, plane_learner, planar_sets.evaluations, plane_protocols
+)
 custom = Recipe(custom_data, custom_learner, custom_evaluations)
 images = Recipe(image_sets.data, image_learner, image_sets.grid, image_sets.protocols)

@@ -25,7 +25,7 @@ def markdown(run: loop.Restored, file: str, metrics: dict[str, float]) -> str:
         f"```bash\n{_command(run.name, values)}\n```",
         f'```python\nimport megjax\n\nmodel = megjax.load_weights("{file}")\n```',
         "## Uses and limits",
-        "\n".join(f"- {line}" for line in _uses(learner)),
+        "\n".join(f"- {line}" for line in _uses(learner, _is_density(run))),
     ]
     if metrics:
         rows = [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items())]
@@ -81,10 +81,17 @@ def _command(name: str, values: dict) -> str:
     return f"megjax train --config={name}{''.join(changes)}"
 
 
-def _uses(learner) -> Iterator[str]:
+def _is_density(run: loop.Restored) -> bool:
+    """Whether log Z is known; of a run that ends with a density, at its end alone."""
+    if not run.learner.log_partition:
+        return False
+    return not np.isnan(jax.jit(run.learner.log_partition)(run.state))
+
+
+def _uses(learner, is_density) -> Iterator[str]:
     """What a model can do, and what it must not be taken for."""
     yield "`model.energy(x)` is low where examples are likely."
-    if learner.log_partition:
+    if is_density:
         yield "`model.log_prob(x)` is a normalised log-density in nats."
     else:
         yield "exp(-E) is no normalised density: it orders examples, and no more."
