@@ -41,6 +41,13 @@ def float64():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Frees what a file has compiled: with thousands of programs all is half as fast."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """No optimisation: programs that run once or twice compile for longer than that."""
