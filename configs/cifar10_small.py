@@ -6,8 +6,8 @@ python -m megjax.evaluation.classifier --data=cifar10
 python evaluate.py --workdir=runs/cifar10_small \\
   --set=evaluation.classifier=runs/cifar10_classifier/classifier.npz
 
-Measured: half an hour of one CPU core; classes can be guessed. Frechet distance 7.5 in a
-classifier's features (test images .06), WGAN-GP on the same networks 7.0.
+Measured: half an hour of one CPU core; classes can be guessed. Frechet distance 6.1 in a
+classifier's features (test images .06).
 """
 
 from megjax.recipes import meg
