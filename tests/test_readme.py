@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -19,11 +20,44 @@ def test_the_first_block_samples_a_density_in_fifteen_lines():
     assert names["draws"].posterior["loc"].shape == (4, 1000)
 
 
+def images(names):
+    assert names["images"].shape == (16, 8, 8, 1)
+    assert names["chains"].posterior.z.shape[:2] == (16, 100)
+    energies = names["energies"]
+    for model in (names["same"], names["again"]):
+        np.testing.assert_array_equal(model.energy(names["images"]), energies)
+
+
+def anomalies(names):
+    detector, rows = names["detector"], names["rows"]
+    assert np.all(detector.predict(rows)[5:] == -1)
+    again = names["EnergyDetector"].load("detector.npz")
+    np.testing.assert_array_equal(
+        again.score_samples(rows), detector.score_samples(rows)
+    )
+
+
+def boltzmann(names):
+    machine, pixels = names["machine"], names["pixels"]
+    assert machine.transform(pixels).shape == (1797, 200)
+    assert machine.sample(16).shape == (16, 64)
+    noise = np.random.default_rng(0).permuted(pixels, axis=1)
+    assert np.mean(machine.score_samples(pixels)) > np.mean(
+        machine.score_samples(noise)
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(1, len(BLOCKS)))
-def test_the_other_blocks_run(i, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("block", "check"),
+    list(zip(BLOCKS[1:], (images, anomalies, boltzmann), strict=True)),
+    ids=["images", "anomalies", "boltzmann"],
+)
+def test_the_other_blocks_run(block, check, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(BLOCKS[i], {})  # noqa: S102
+    names = {}
+    exec(block, names)  # noqa: S102
+    check(names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -193,7 +193,7 @@ def test_eight_devices_finish_as_one():
     data, spec = points(), specified({"num_importance": 2000}, num_steps=5)
     learner, state = begun(spec)
     one, _ = learner.finish(jax.random.key(1), state, data)
-    with jax.set_mesh(distributed.data_mesh()):
+    with jax.set_mesh(distributed.data_mesh(jax.devices())):
         placed = distributed.replicate(state, jax.sharding.get_mesh())
         eight, _ = learner.finish(jax.random.key(1), placed, data)
     for a, b in zip(*map(jax.tree.leaves, (one, eight))):

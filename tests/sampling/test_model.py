@@ -472,10 +472,12 @@ def test_a_damaged_chunk_is_walked_again_and_no_other(tmp_path, in_pieces):
 @pytest.mark.slow
 def test_more_steps_make_the_longer_walk(tmp_path, in_pieces):
     """On eight devices."""
-    kept_run(tmp_path / "longer", mesh=None)
-    walk, progress = kept_run(tmp_path / "longer", mesh=None, steps=180)
+    eight = {"mesh": distributed.data_mesh(jax.devices())}
+    assert eight["mesh"].size == 8
+    kept_run(tmp_path / "longer", **eight)
+    walk, progress = kept_run(tmp_path / "longer", **eight, steps=180)
     assert progress.skipped == 2 * (13 + 96)
-    whole, _ = kept_run(tmp_path / "whole", mesh=None, steps=180)
+    whole, _ = kept_run(tmp_path / "whole", **eight, steps=180)
     for name in ("energy", "x", "is_accepted", "is_divergent"):
         np.testing.assert_array_equal(getattr(walk, name), getattr(whole, name), name)
     np.testing.assert_array_equal(walk.times[[0, -1]], [0, 180])
