@@ -6,7 +6,7 @@ python -m megjax.evaluation.classifier --data=cifar10
 python evaluate.py --workdir=runs/cifar10_small \\
   --set=evaluation.classifier=runs/cifar10_classifier/classifier.npz
 
-Measured: half an hour of one CPU core; classes can be guessed. Frechet distance 6.1 in a
+Measured: half an hour of one CPU core; one image in four can be guessed. Frechet distance 6.1 in a
 classifier's features (test images .06).
 """
 

@@ -86,6 +86,7 @@ class Model:
                 "['likelihood']) of a Boltzmann machine estimates it; exp(-E) of a "
                 "leaky ReLU network need not have a finite integral"
             )
+        # A number also where `log_prob` is being traced: NaN has to be seen here.
         with jax.ensure_compile_time_eval():
             log_z = jax.jit(self.learner.log_partition)(self.state)
         if np.isnan(log_z):

@@ -55,13 +55,13 @@ def for_images(width, num_channels=1, *, deep=False):
     update of the energy per update of the generator, which the penalty at data allows;
     the variational bound, which does not saturate, on the energy's own features.
     Adam's memory of squared gradients is short: those of the first iterations, before
-    samples are where the data are, are thirty times later ones, and with beta2 .99 the
-    players hardly moved for the next 600.
-    docs/results/images.md has what each is worth. At twice the rate some runs are better and some
-    have an energy that no longer follows the generator. Adam moves what a layer gives
-    in proportion to rate x width, hence the division (Yang et al. 2021), and all the
-    more the deeper a network is. More channels take more of the penalty: with 0.1 on
-    stacked digits the energy left the generator.
+    samples are where the data are, are thirty times as large as later ones, and with
+    beta2 .99 the players hardly moved for the next 600. docs/results/images.md has what
+    each is worth. At twice the rate some runs are better and some have an energy that no
+    longer follows the generator. Adam moves what a layer gives in proportion to rate x
+    width, hence the division (Yang et al. 2021), and all the more the deeper a network
+    is. More channels take more of the penalty: with 0.1 on stacked digits the energy
+    left the generator.
 
     deep: of eight layers (`ladder`) instead of four (`dcgan`), a quarter of the rate: at
     the whole the energy of eight was flat on CIFAR-10 by iteration 2400.
@@ -115,11 +115,11 @@ def plane_config(dataset, variant="paper"):
     """An experiment on a set in the plane, as in the paper or calibrated.
 
     `calibrated` ends with noise contrast (`density_finish`), which makes exp(-E) the
-    density of the data; the game comes near it alone. A hundred times smaller penalty
-    than the paper's lets the energy follow modes this narrow. At constant rates the
-    players circle, and the average of the energy over many rounds is far better than
-    any of them. Longer runs flatten the energy, since nothing but the penalty acts on
-    it once the samples match the data.
+    density of the data; the three players alone leave it about two nats away. A hundred
+    times smaller penalty than the paper's lets the energy follow modes this narrow. At
+    constant rates the players circle, and the average of the energy over many rounds is
+    far better than any of them. Longer runs flatten the energy, since nothing but the
+    penalty acts on it once the samples match the data.
     """
     base.choice("variant", variant, paper=None, calibrated=None)
     config = planar_sets.config(dataset)
