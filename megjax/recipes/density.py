@@ -6,6 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from flax import traverse_util
 
 from megjax.data import files, toy
 from megjax.data.dataset import Dataset
@@ -115,13 +116,14 @@ def noise(group):
     """The noise of `config.noise`: a mixture of those with a share."""
     for field in ("box", "gaussian", "kernels", "mixtures"):
         base.at_least(f"noise.{field}", group[field], 0)
+    # All of them, so that no wrong field passes where its share is 0.
     parts = {
-        "box": lambda: reference.box(),
-        "gaussian": lambda: reference.gaussian(group.spread),
-        "kernels": lambda: reference.kernel_density(
+        "box": reference.box(),
+        "gaussian": reference.gaussian(group.spread),
+        "kernels": reference.kernel_density(
             tuple(group.widths), num_points=group.num_points
         ),
-        "mixtures": lambda: gaussian_mixtures.gaussian_mixtures(
+        "mixtures": gaussian_mixtures.gaussian_mixtures(
             tuple(group.num_components),
             strengths=tuple(group.strengths),
             spreads=tuple(group.spreads),
@@ -131,7 +133,7 @@ def noise(group):
     if not shares:
         raise ValueError("config.noise has no share above 0: give one of them one")
     weights = np.array(list(shares.values())) / sum(shares.values())
-    return reference.mixture([parts[name]() for name in shares], weights)
+    return reference.mixture([parts[name] for name in shares], weights)
 
 
 def optimizer(settings, num_steps):
@@ -179,24 +181,34 @@ def finish_settings():
 def with_density(config, learner):
     """The learner, its energy finished as a density where the config asks."""
     group = config.get("finish")
-    if group:
-        base.at_least("finish.num_steps", group.num_steps, 0)
-    if not group or not group.num_steps:
+    if not group:
         return learner
+    base.at_least("finish.num_steps", group.num_steps, 0)
     num_steps = max(1, min(group.num_steps, config.train.num_steps))
     own = ml_collections.ConfigDict(
         group.to_dict() | {"dtype": config.dtype, "train": {"num_steps": num_steps}}
     )
+    base.at_least("finish.num_draws", group.num_draws, 1)
+    generated = reference.kernel_density(
+        tuple(group.widths), num_points=group.num_draws
+    )
+    fields = base.plain_fields(density_finish.Spec, group) | {"num_steps": num_steps}
     try:
-        contrast = spec(own)
-        generated = reference.kernel_density(
-            tuple(group.widths), num_points=group.num_draws
+        finish = density_finish.checked(
+            density_finish.Spec(spec(own), generated, **fields)
         )
     except ValueError as error:
-        raise ValueError(f"config.finish: {error}") from error
-    fields = base.plain_fields(density_finish.Spec, group) | {"num_steps": num_steps}
-    finish = density_finish.Spec(contrast, generated, **fields)
-    return density_finish.with_density(learner, finish)
+        raise ValueError(_in_finish(group.to_dict(), str(error))) from error
+    return density_finish.with_density(learner, finish) if group.num_steps else learner
+
+
+def _in_finish(group, words):
+    """What is wrong with a field of a config of densities, said of `config.finish`."""
+    words = words.removeprefix("config.").removeprefix("finish.")
+    name, _, rest = words.partition("=")
+    names = traverse_util.flatten_dict(group, sep=".")
+    found = [each for each in names if f".{each}".endswith(f".{name}")]
+    return f"config.finish.{found[0]}={rest}" if found else f"config.finish: {words}"
 
 
 def spec(config):

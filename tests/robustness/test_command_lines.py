@@ -49,7 +49,7 @@ config.batch_size=16,32: invalid :: --config.batch_size=16,32
 * config.dtype='half': choose one of float32 :: --config.dtype=half
 dtype='.loat..': choose one of :: --config.dtype=float64  --config.dtype=Float32
 * config.meg.bound='jsd': choose one of :: --config.meg.bound=jsd
-No such file.*/proc/nowhere :: --workdir=/proc/nowhere/run
+/proc/nowhere/run cannot be made :: --workdir=/proc/nowhere/run
 /dev/null.* is no directory: name another :: --workdir=/dev/null  --workdir=/dev/null/run
 Operation not permitted :: --workdir=/sys/run
 """
@@ -124,7 +124,7 @@ flag --num_replicas :: '--kernel=tempering --num_replicas=1'  --num_replicas=x
 unexpected argument 'extra' :: extra
 Unknown command line flag :: --nope=3  --step=3  --n=3  --num-steps=3
  :: '--space=none --keep_draws'  '--space=none --num=0'  '--space=none --step_size=-1'
-:: '--space=none --steps=0'  '--space=data --kernel=gibbs'  --kernel=gibbs
+:: '--space=data --kernel=gibbs'  --kernel=gibbs
 """
 
 SAMPLE_MACHINE = """
@@ -159,7 +159,7 @@ num_steps :: --set=evaluation.num_steps=0
 """
 
 OTHER = """
-the first argument is one of table1 :: benchmarks/reproduce.py
+the first argument is one of images, table1 :: benchmarks/reproduce.py
 :: 'benchmarks/reproduce.py table9'
  :: 'benchmarks/reproduce.py table1 table2'  'benchmarks/reproduce.py --nope table1'
 :: 'benchmarks/reproduce.py --budget=nope table1'
@@ -273,6 +273,8 @@ WRONG = {
 RIGHT = {
     *(("train.seed", "0"), ("train.seed", "-1"), ("train.max_returns", "0")),
     *(("train.max_energy", "inf"), ("meg.refinement_steps", "0")),
+    *(("finish.num_steps", "0"), ("finish.density.num_validation", "0")),
+    ("finish.network.num_features", "0"),
     ("train.compiler_options_cpu.xla_cpu_experimental_ynn_fusion_type", ""),
 }
 """(field, value) that are right, though the field's kind would not have it."""
