@@ -396,7 +396,9 @@ plt.show()
 # %% [markdown]
 # Draws of the learned proposal are nearly independent; MALA's, with one gradient per step,
 # are not. The price is the training, far more than this density is worth: results and
-# costs on harder ones are on the page Learned proposals.
+# costs on harder ones are on the page Learned proposals. `kernel="learned"` weighs the two
+# by itself: it trains inside the call for `budget` seconds (without one, only where NUTS
+# would take minutes), measures both, and takes NUTS where that is the faster one.
 #
 # ## Exercises
 #

@@ -206,14 +206,31 @@ def proposal(spec: Spec) -> Learner:
 def init(spec: Spec, key: Key, x: Array) -> State:
     """A proposal that is MALA, and chains that have burnt in where there is a buffer."""
     key_params, key_buffer = jax.random.split(key)
-    variables = spec.proposal.init(key_params, jnp.zeros(x.shape[1:]))
-    positions = None
-    if spec.buffer_size:
-        positions, step_size, window = burnt_in(spec, key_buffer)
-        log_scale = 0.5 * jnp.log(2 * step_size)
-        variables["params"]["log_scale"] = log_scale
-        if window:
-            variables["preconditioner"] = window._asdict()
+    chains = burnt_in(spec, key_buffer) if spec.buffer_size else ()
+    return fresh(spec, key_params, x.shape[1:], *chains)
+
+
+def begun(spec: Spec, key: Key, positions: Array) -> State:
+    """As `init`, with chains that begin at draws [M, dim] of the target."""
+    key_params, key_chains = jax.random.split(key)
+    chains = preconditioned(spec, key_chains, positions)
+    return fresh(spec, key_params, positions.shape[1:], *chains)
+
+
+def fresh(
+    spec: Spec,
+    key: Key,
+    shape: tuple[int, ...],
+    positions: Array | None = None,
+    step_size: Array | None = None,
+    window: neural.Preconditioner | None = None,
+) -> State:
+    """A proposal that is MALA of a step size, with a preconditioner where there is one."""
+    variables = spec.proposal.init(key, jnp.zeros(shape))
+    if step_size is not None:
+        variables["params"]["log_scale"] = 0.5 * jnp.log(2 * step_size)
+    if window:
+        variables["preconditioner"] = window._asdict()
     return State(
         player(variables, spec.optimizer),
         jnp.float32(spec.entropy_weight),
@@ -228,10 +245,17 @@ def burnt_in(spec: Spec, key: Key) -> tuple[Array, Array, neural.Preconditioner 
     positions, step_size = langevin(spec, key_chains, starts)
     window = None
     for key_window in keys:
-        factor = preconditioner.covariance_factor(positions)
-        window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
-        positions, step_size = langevin(spec, key_window, positions, factor)
+        positions, step_size, window = preconditioned(spec, key_window, positions)
     return positions, step_size, window
+
+
+def preconditioned(
+    spec: Spec, key: Key, positions: Array
+) -> tuple[Array, Array, neural.Preconditioner]:
+    """As of `burnt_in`, from chains [M, dim] that have the covariance of the target."""
+    factor = preconditioner.covariance_factor(positions)
+    window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
+    return *langevin(spec, key, positions, factor), window
 
 
 def langevin(

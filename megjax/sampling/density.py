@@ -23,7 +23,7 @@ from megjax import checks, distributed, errors, extras, random
 from megjax.metrics import mcmc
 from megjax.samplers import adaptation, bijectors
 from megjax.samplers import kernel as kernels
-from megjax.sampling import draw, methods
+from megjax.sampling import draw, learned, methods
 from megjax.sampling import store as stores
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
@@ -76,15 +76,16 @@ def sample(
     progress: bool = True,
     mass_matrix: str = "diagonal",
     target_acceptance: float | None = None,
+    budget: float | None = None,
 ):
     """Draws from a density: ArviZ InferenceData, variables named as in `init`.
 
     log_density_fn: a position, `init` without the chain axis -> log-density [], up to a
     constant. init: any PyTree of floats [chains, ...], where the chains start.
     kernel: "nuts", "mclmc" (both of blackjax), "hmc", "mala", "rwm" or
-    "gradient_adaptive"; for many modes "tempering" or "smc", or
-    `samplers.tempering.Spec` or `samplers.smc.Spec` with settings of one's own; a
-    kernel builder (log_density_fn, *, step_size) -> Kernel of vectors [dim]; a Kernel
+    "gradient_adaptive"; for many modes "tempering" or "smc"; "learned", a proposal that
+    is trained for this density; or `samplers.tempering.Spec`, `samplers.smc.Spec` or
+    `sampling.learned.Spec` with settings of one's own; a kernel builder (log_density_fn, *, step_size) -> Kernel of vectors [dim]; a Kernel
     or a blackjax algorithm of such positions, ready to run; a trained proposal: a
     Model, or (learner, state).
     num_warmup: steps that learn step size and mass matrix, and are thrown away; all
@@ -95,6 +96,7 @@ def sample(
     from there, to the same bits.
     mass_matrix: "diagonal" or "dense". target_acceptance: of the step size; by default
     the kernel's own, 0.8 for NUTS. More of it helps against divergences.
+    budget: seconds of training at most, of "learned".
 
     "tempering" moves replicas of every chain at several temperatures. It adds the
     stats `swap_rate` and `round_trips`, and the attributes (`draws.attrs`)
@@ -102,7 +104,12 @@ def sample(
     `log_z` and `log_z_error`. "smc" takes the chains for particles, which it draws from
     a normal around `init` and leads to the density in at most num_warmup steps; then
     each is a chain, but only all together have the modes' weights. It adds `log_z`,
-    `log_z_error`, `num_temperatures` and `num_lines`.
+    `log_z_error`, `num_temperatures` and `num_lines`. "learned" warms NUTS up, trains a
+    proposal on its draws for as long as that can pay, or for `budget` seconds, and then
+    takes the one that makes more effective draws per second; a warning says why, where
+    that is NUTS. It adds `kernel`, `nuts_seconds` (for all draws, if NUTS made them),
+    `training_seconds`, `nuts_ess_per_second` and `learned_ess_per_second` (from the
+    first measure to the last). Seconds differ from run to run, and so do its draws.
 
     The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`, `n_steps`,
     `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
@@ -127,7 +134,7 @@ def sample(
     key = random.checked(key)
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
     _check_target(target_acceptance)
-    method, parameters = methods.find(kernel)
+    method, parameters = methods.find(_with_budget(kernel, budget))
     variables = _variables(method, bijector, init)
     problem = _problem(_hashable(log_density_fn), method, variables, *_form(init))
     burn_in, num_steps = 0 if method.warm_up else num_warmup, num_samples * thin
@@ -144,6 +151,7 @@ def sample(
         task = methods.Task(
             *(keys[0], problem.log_density_fn, _started(problem, init, num_chains)),
             *(num_warmup, target_acceptance, mass_matrix == "dense", progress),
+            num_draws=num_steps,
         )
         parameters = distributed.replicate(parameters, mesh)
         parameters, states = _remembered(kept, method, task, parameters)
@@ -168,6 +176,18 @@ def sample(
     found = mcmc.inference_data(groups)
     found.attrs.update(attributes)
     return found
+
+
+def _with_budget(kernel, budget):
+    """The kernel as it is given, or a proposal that is trained for so many seconds."""
+    if budget is None:
+        return kernel
+    if not (isinstance(kernel, str) and kernel == "learned"):
+        raise ValueError(
+            f"budget={budget!r}: only kernel='learned' is trained; leave it out, or give "
+            "sampling.learned.Spec(budget=...)"
+        )
+    return learned.Spec(budget=budget)
 
 
 def _variables(method, bijector, init):

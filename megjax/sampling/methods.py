@@ -28,6 +28,7 @@ from megjax.samplers import (
     window_adaptation,
 )
 from megjax.samplers.kernel import Kernel
+from megjax.sampling import learned
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 STEPS_PER_CALL = 100
@@ -66,7 +67,10 @@ class Method(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A warm-up: key, log-density of flat positions, positions [chains, dim], ..."""
+    """A warm-up: key, log-density of flat positions, positions [chains, dim], ...
+
+    num_draws: steps of every chain that come after it.
+    """
 
     key: Key
     log_density_fn: LogDensityFn
@@ -75,6 +79,7 @@ class Task(NamedTuple):
     target_acceptance: float | None
     dense: bool
     progress: bool
+    num_draws: int = 0
 
 
 def warmed(method: Method, task: Task, parameters: PyTree) -> tuple[PyTree, PyTree]:
@@ -123,6 +128,8 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
         return _tempered(kernel), ()
     if isinstance(kernel, smc.Spec):
         return _particles(kernel), ()
+    if isinstance(kernel, learned.Spec):
+        return _in_training(learned.checked(kernel)), ()
     learner, state = _trained(kernel)
     if learner is not None:
         return _learned(learner), state
@@ -454,6 +461,19 @@ def _smc_report(parameters, found):
     return attributes, words
 
 
+@functools.lru_cache(maxsize=32)
+def _in_training(spec: learned.Spec) -> Method:
+    """A proposal that is trained before the draws, or NUTS."""
+    no_u_turn = (from_blackjax.nuts, from_blackjax.TARGET_ACCEPTANCE)
+    return Method(
+        functools.partial(learned.kernel, spec),
+        functools.partial(
+            learned.warm_up, spec, functools.partial(_windows, *no_u_turn)
+        ),
+        report=learned.report,
+    )
+
+
 def _target(kernel_fn):
     """The acceptance to tune a builder for."""
     while isinstance(kernel_fn, functools.partial):
@@ -484,4 +504,5 @@ METHODS = {
     ),
     "tempering": _tempered(tempering.Spec()),
     "smc": _particles(smc.Spec()),
+    "learned": _in_training(learned.Spec()),
 }
