@@ -198,14 +198,11 @@ class Model:
         return mcmc.inference_data({"posterior": variables, "sample_stats": stats})
 
     def _kernel(self, name: str) -> dict[str, Any]:
-        if name in TRAINED_KERNELS:
+        known = sampling.KERNELS | dict.fromkeys(TRAINED_KERNELS)
+        found = checks.choice("kernel", name, **known)
+        if found is None:
             return {"kernel_fn": sampling.trained(self.learner, self.state)}
-        known = sampling.KERNELS
-        if name not in known:
-            raise ValueError(
-                f"kernel={name!r}: choose one of {', '.join((*known, *TRAINED_KERNELS))}"
-            )
-        return dict(zip(("kernel_fn", "target_acceptance"), known[name]))
+        return dict(zip(("kernel_fn", "target_acceptance"), found))
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the weights and what rebuilds their model to one .safetensors file.
@@ -344,10 +341,7 @@ def fit(
     (3,)
     """
     data = files.examples(x, "x", "array")
-    if learner not in arrays.RECIPES:
-        raise ValueError(
-            f"learner={learner!r}: choose one of {', '.join(arrays.RECIPES)}"
-        )
+    checks.choice("learner", learner, **arrays.RECIPES)
     config = arrays.config(learner, data.shape)
     _set(config.train, "seed", seed)
     if num_steps is not None:

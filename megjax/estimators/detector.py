@@ -485,8 +485,10 @@ def _check_adapter(adapter: PyODEnergyDetector) -> None:
     if detector is not None and not (
         is_one and "contamination" in detector.get_params()
     ):
+        name = getattr(detector, "__name__", None)
+        given = f"the class {name}" if name else f"{detector!r:.60}"
         raise ValueError(
-            f"detector={detector!r:.60}: give an outlier detector with contamination "
+            f"detector={given}: give an outlier detector with contamination "
             "and score_samples, such as EnergyDetector(), or None"
         )
 

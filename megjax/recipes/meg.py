@@ -155,7 +155,6 @@ def image_learner(config, shape, data=None):
 def posterior(config, trunk):
     """The statistics network of the variational bound."""
     num = config.meg.get("num_components", 1)
-    base.at_least("meg.num_components", num, 1)
     trunk = None if config.meg.get("shared_features") else trunk
     return heads.Posterior(trunk, config.meg.latent_dim, num)
 
@@ -209,6 +208,7 @@ def spec(config, energy, generator, statistics):
     base.at_least("train.num_steps", num_steps, 1)
     base.divides("meg.num_microbatches", group.num_microbatches, config.batch_size)
     base.at_least("meg.num_energy_updates", group.num_energy_updates, 1)
+    base.at_least("meg.num_components", group.get("num_components", 1), 1)
     adam = base.optimizer(group, num_steps)
     statistics_rate = group.get("statistics_rate", 1.0)
     base.at_least("meg.statistics_rate", statistics_rate, 0)

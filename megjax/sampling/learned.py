@@ -244,8 +244,8 @@ def warm_up(
             # Before minutes of training.
             _check_writable(spec.path)
     window, states = warm_up_fn(task._replace(key=keys[1]))
-    nothing = jnp.full((), jnp.nan)
-    speeds = Speeds(*(nothing,) * 3, jnp.full(NUM_MEASURES, jnp.nan))
+    nothing = jnp.full((), jnp.nan, jnp.float32)
+    speeds = Speeds(*(nothing,) * 3, jnp.full(NUM_MEASURES, jnp.nan, jnp.float32))
     parameters = Parameters(jnp.bool_(False), window, variables, speeds)
     scaled = jax.vmap(preconditioner.scaled, (None, 0))
     chain = _chain(spec, task.log_density_fn)

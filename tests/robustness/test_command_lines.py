@@ -274,7 +274,7 @@ RIGHT = {
     *(("train.seed", "0"), ("train.seed", "-1"), ("train.max_returns", "0")),
     *(("train.max_energy", "inf"), ("meg.refinement_steps", "0")),
     *(("finish.num_steps", "0"), ("finish.density.num_validation", "0")),
-    ("finish.network.num_features", "0"),
+    *(("finish.network.num_features", "0"), ("meg.warmup_steps", "0")),
     ("train.compiler_options_cpu.xla_cpu_experimental_ynn_fusion_type", ""),
 }
 """(field, value) that are right, though the field's kind would not have it."""

@@ -230,7 +230,7 @@ def test_a_run_whose_player_was_struck_by_nan_goes_on_as_if_it_had_not(tmp_path)
         config.train.num_steps = 100
     state = loop.train(config, built, tmp_path / "whole", name="toy_8gaussians")
     config.train.num_steps = 200
-    with jax.set_mesh(distributed.data_mesh(jax.devices())):
+    with jax.set_mesh(distributed.data_mesh()):
         for _, _, call in loop.calls(config, built, 100, returns=1):
             state, _ = call(state)
     assert found == {checkpoint.state_digest(state)}

@@ -555,7 +555,9 @@ FUNCTIONS = {
             "epsilon": (pick(1e-8), NEGATIVE),
         },
     ),
-    "energy_distance": (megjax.energy_distance, {"x": SAMPLES, "y": SAMPLES}),
+    # One at a time: two samples of another form are right together.
+    "energy_distance": (lambda x: megjax.energy_distance(x, ROWS), {"x": SAMPLES}),
+    "energy_distance.y": (lambda y: megjax.energy_distance(ROWS, y), {"y": SAMPLES}),
     "effective_sample_size": (megjax.effective_sample_size, {"traces": TRACES}),
     "r_hat": (megjax.r_hat, {"traces": TRACES}),
     "Energy": (

@@ -11,7 +11,7 @@ import pytest
 
 from megjax.densities import targets
 from megjax.samplers import neural, window_adaptation
-from megjax.sampling import learned
+from megjax.sampling import draw, learned
 from megjax.sampling.density import sample
 
 MEAN, COVARIANCE = np.array([1.0, -2.0]), np.array([[2.0, 0.9], [0.9, 0.5]])
@@ -93,7 +93,10 @@ def test_a_faster_proposal_draws(clock, calls):
         traces.append(1)
         return gaussian(x)
 
+    draw._advanced.clear_cache()
     draws, words = drawn(log_density_fn=log_density_fn)
+    # One program for all measures, and one for the draws.
+    assert draw._advanced._cache_size() == 2
     assert not words and draws.attrs["kernel"] == "learned"
     assert len(draws.attrs["learned_ess_per_second"]) == learned.NUM_MEASURES
     assert (
