@@ -232,7 +232,7 @@ def compiled_once(tmp_path_factory):
 
 def regression_table(name, data_dir):
     features = np.random.RandomState(2).normal(size=(12, logistic.FILES[name][1][1]))
-    return logistic.Table(features, np.where(features[:, 0] > 0, 1.0, -1.0))
+    return logistic.Labelled(features, np.where(features[:, 0] > 0, 1.0, -1.0))
 
 
 def trained_meg(target):

@@ -440,7 +440,7 @@ def winding(gradient="displaced"):
 def scales_of_kept(flow, x, normal, slope_fn):
     """The log-determinant with the masks as they print, m for both m and 1 - m."""
     z, total = normal, 0.0
-    for n, kept in neural._halves(flow):
+    for n, kept in neural._coupling_masks(flow):
         scale, shift = neural._coefficients(flow, n, x, kept * z, slope_fn)
         z = kept * z + (1 - kept) * (z * jnp.exp(scale) - shift)
         total += jnp.sum(kept * scale)

@@ -102,7 +102,7 @@ KERNELS = {
     "rwm": "rwm",
     "gradient_adaptive": "gradient_adaptive",
     "tempering": "tempering",
-    "builder": functools.partial(hmc.hmc, num_integration_steps=3),
+    "builder": functools.partial(hmc.hmc, num_integration_steps=2),
     "fixed": functools.partial(mala.mala, step_size=0.2),
     "Kernel": mala.mala(gaussian, step_size=0.2),
     "blackjax": blackjax.hmc(gaussian, 0.3, jnp.ones(2), 5),
