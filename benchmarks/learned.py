@@ -7,7 +7,8 @@ For every target one `megjax.sample(kernel="learned", budget=...)`. Prints effec
 per second of both samplers (the least of all means and variances), the seconds of
 training, compilation included, after how many effective draws and how many draws of
 NUTS training has paid for itself, and what both make per second of wall at several
-numbers of draws of NUTS, training included. `used` is what the call then drew with, and R-hat
+numbers of draws of NUTS, training included. 0 effective draws of NUTS are fewer than a
+measure can tell. `used` is what the call then drew with, and R-hat
 and the error of the moments are those of its draws, in standard errors, the largest.
 """
 
@@ -32,6 +33,9 @@ BUDGET = flags.DEFINE_float("budget", 120.0, "Seconds of training.", 0.0)
 NUM_CHAINS = flags.DEFINE_integer("chains", 16, "Chains.", 2)
 NUM_DRAWS = flags.DEFINE_integer("draws", 2000, "Of every chain.", 100)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Of the Statlog sets.")
+MASS_MATRIX = flags.DEFINE_enum(
+    "mass_matrix", "diagonal", ["diagonal", "dense"], "Of NUTS."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Of starts and chains.")
 SIZES = (10**3, 10**4, 10**5, 10**6)
 """Draws of NUTS, in all chains, at which both are compared."""
@@ -70,6 +74,7 @@ def measured(target: targets.Target) -> dict[str, object]:
             kernel="learned",
             budget=BUDGET.value,
             num_samples=NUM_DRAWS.value,
+            mass_matrix=MASS_MATRIX.value,
             progress=False,
         )
     seconds = time.perf_counter() - begin

