@@ -329,7 +329,7 @@ class _Trial(NamedTuple):
         state = _begun(learner.spec, key_begin, jnp.asarray(positions[rows]))
         speeds, iteration = [], 0
         with self.bar(seconds) as bar:
-            while len(speeds) < NUM_MEASURES:
+            while True:
                 share = (time.monotonic() - begin) / seconds
                 bar.update(min(share, 1.0) * seconds - bar.n)
                 if share >= (len(speeds) + 1) / NUM_MEASURES:
@@ -337,7 +337,8 @@ class _Trial(NamedTuple):
                     index = 2 + len(speeds)
                     speeds.append(self.speed(index, now, states))
                     bar.set_postfix_str(f"{speeds[-1]:.3g} effective draws a second")
-                    if self.is_enough(parameters.speeds, speeds, seconds):
+                    # Compiling may have taken all of the time.
+                    if share >= 1 or self.is_enough(parameters.speeds, speeds, seconds):
                         break
                     continue
                 rate = self.spec.learning_rate * _rate(share, iteration)

@@ -126,6 +126,12 @@ def test_a_slower_proposal_is_given_up(clock, calls):
     assert draws.sample_stats["n_steps"].to_numpy().mean() > 1.5
 
 
+def test_a_budget_that_compiling_takes_whole(clock, calls):
+    """One measure, and an answer."""
+    draws, _ = drawn(SMALL._replace(budget=0.5))
+    assert not calls and len(draws.attrs["learned_ess_per_second"]) == 1
+
+
 def test_few_draws_are_not_trained_for(clock, calls):
     """Where half of NUTS's time is too little; a budget asks for it all the same."""
     clock["nuts"] = learned.LEAST_SECONDS / 1000
