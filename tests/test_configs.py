@@ -540,7 +540,7 @@ def test_parameters_at_full_width(name, monkeypatch):
         (
             "toy_25gaussians:calibrated",
             {"finish.network.num_features": 3},
-            "config.finish: config.network.num_features=3: give an even",
+            "config.finish.network.num_features=3: give an even",
         ),
         (
             "toy_25gaussians:calibrated",

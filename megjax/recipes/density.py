@@ -189,11 +189,11 @@ def with_density(config, learner):
         group.to_dict() | {"dtype": config.dtype, "train": {"num_steps": num_steps}}
     )
     base.at_least("finish.num_draws", group.num_draws, 1)
-    generated = reference.kernel_density(
-        tuple(group.widths), num_points=group.num_draws
-    )
     fields = base.plain_fields(density_finish.Spec, group) | {"num_steps": num_steps}
     try:
+        generated = reference.kernel_density(
+            tuple(group.widths), num_points=group.num_draws
+        )
         finish = density_finish.checked(
             density_finish.Spec(spec(own), generated, **fields)
         )
