@@ -48,7 +48,9 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         under "contrast", a network that tells training rows from the same rows with
         noise (Gutmann and Hyvärinen 2012). "meg" trains a network by MEG (Kumar et al.
         2019), which may rank anomalies as normal on small tables. Networks rank worse
-        on tables of some thousand rows, but score by their weights alone.
+        on tables of some thousand rows, but score by their weights alone. Fit it to
+        rows that are normal as far as one can tell: anomalies that come in clusters are
+        each other's neighbours, and look normal where they are among them.
     contamination: share of the training rows to call outliers, in (0, 0.5]; or "auto",
         which calls those outliers whose energy exceeds the third quartile by more than
         1.5 interquartile ranges (Tukey 1977).
