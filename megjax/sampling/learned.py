@@ -67,8 +67,9 @@ class Spec(NamedTuple):
         than `LEAST_SECONDS`.
     path: a file that the proposal is kept in; where it exists, the proposal in it is
         used, and not trained any further. A budget then is an investment.
-    width, flow_steps, gradient, learned_shrinkage: of `networks.proposal.Vectors`. "displaced" takes four
-        gradients of the density a step of the flow, "position" one in all.
+    width, flow_steps, gradient, learned_shrinkage: of `networks.proposal.Vectors`.
+        "displaced" takes four gradients of the density a step of the flow, "position"
+        one in all.
     learning_rate: at its highest; it falls to 0 with the budget, as a cosine.
     batch_size, buffer_size: chains that an iteration moves, and that there are.
 
