@@ -44,6 +44,16 @@ def solved(factor: Array | None, x: Array) -> Array:
     return x / factor
 
 
+def solved_transposed(factor: Array | None, x: Array) -> Array:
+    """L^-T x; as `solved`."""
+    if factor is None:
+        return x
+    factor = jnp.asarray(factor, x.dtype)
+    if _dense(factor, x):
+        return jax.scipy.linalg.solve_triangular(factor, x, trans=1, lower=True)
+    return x / factor
+
+
 def covariance_factor(x: Array) -> Array:
     """L, lower triangular, of the covariance of draws x [N, dim]: [dim, dim].
 

@@ -66,7 +66,8 @@ class Spec(NamedTuple):
         of the time that NUTS would take for its draws, and nothing where that is less
         than `LEAST_SECONDS`.
     path: a file that the proposal is kept in; where it exists, the proposal in it is
-        used, and not trained any further. A budget then is an investment.
+        used, and not trained any further. Give a budget with it: without one, training
+        is weighed against the draws of this call alone.
     width, flow_steps, gradient, learned_shrinkage: of `networks.proposal.Vectors`.
         "displaced" takes four gradients of the density a step of the flow, "position"
         one in all.
@@ -210,12 +211,7 @@ def _no_u_turn(density, window, key, state):
     )
     fixed = window_adaptation.kernel(density, from_blackjax.nuts, window)
     moved, info = fixed.step(key, before)
-    gradient = moved.logdensity_grad
-    gradient = (
-        gradient / factor
-        if factor.ndim == 1
-        else jax.scipy.linalg.solve_triangular(factor, gradient, trans=1, lower=True)
-    )
+    gradient = preconditioner.solved_transposed(factor, moved.logdensity_grad)
     position = preconditioner.scaled(factor, moved.position)
     found = (getattr(info, field) for field in Info._fields)
     return State(position, moved.logdensity, gradient), Info(*found)
@@ -227,7 +223,8 @@ def warm_up(
     """NUTS tuned, a proposal trained if that can pay, and the faster one of the two.
 
     warm_up_fn: task -> (`window_adaptation.Parameters`, NUTS's states [chains, ...]).
-    task: `methods.Task`. Raises ValueError in one dimension, and as `load`.
+    task: `methods.Task`. Raises ValueError in one dimension, and as `load`; OSError where
+    the proposal cannot be kept.
     """
     dim = task.positions.shape[1]
     if dim < 2:
@@ -354,13 +351,15 @@ class _Trial(NamedTuple):
     def is_enough(self, speeds, found, seconds) -> bool:
         """Whether more training saves less time than it takes, as far as can be told.
 
-        speeds: with those of NUTS. found: the proposal's until now. A budget is used up
-        but where there is no hope.
+        speeds: with those of NUTS. found: the proposal's until now. A budget, and what
+        NUTS that has not mixed leaves, are used up but where there is no hope.
         """
         nuts = float(speeds.nuts)
         if len(found) * 2 >= NUM_MEASURES and HOPE * found[-1] < nuts:
             return True
-        if self.spec.budget is not None or len(found) < 2 or min(found[-2:]) <= nuts:
+        if self.spec.budget is not None or not nuts:
+            return False
+        if len(found) < 2 or min(found[-2:]) <= nuts:
             return False
         saved = float(speeds.draws_seconds) * (nuts / found[-2] - nuts / found[-1])
         return saved < seconds / NUM_MEASURES
@@ -433,17 +432,10 @@ def save(path: str | os.PathLike[str], variables: PyTree) -> None:
 
 
 def _check_writable(path) -> None:
-    """Makes the folder of a file. ValueError where nothing can be written there."""
-    folder = checks.path(path).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        cause = None if os.access(folder, os.W_OK) else "it is not writable"
-    except OSError as error:
-        cause = error.strerror
-    if cause:
-        raise ValueError(
-            f"path={path}: nothing can be kept in {folder} ({cause}): give another path"
-        )
+    """Makes the folder of a file. Raises OSError where nothing can be written there."""
+    folder = atomic.folder(checks.path(path).absolute().parent)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is not writable: give another path")
 
 
 def load(path: str | os.PathLike[str], form: PyTree) -> PyTree:

@@ -28,6 +28,9 @@ def test_products_by_hand(factor, scaled, transposed, squared):
 def test_solving_undoes_the_product(factor):
     solved = preconditioner.solved(factor, preconditioner.scaled(factor, X))
     np.testing.assert_allclose(solved, X, rtol=1e-6)
+    product = preconditioner.transposed(factor, X)
+    solved = preconditioner.solved_transposed(factor, product)
+    np.testing.assert_allclose(solved, X, rtol=1e-6)
 
 
 def test_a_covariance_factor_whitens_draws():
