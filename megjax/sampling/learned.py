@@ -55,6 +55,10 @@ ITERATIONS_PER_CALL = 50
 WARMUP = 100
 """Iterations in which the learning rate rises."""
 
+NOISE = 3.0
+"""How far two measures of one kernel can be apart. Where NUTS and the proposal are nearer
+than that, each has the median of three."""
+
 MAX_MEASURED = 1000
 """Coordinates that effective sample sizes are taken of."""
 
@@ -113,7 +117,8 @@ KINDS = (jnp.float32, bool, bool, jnp.int32)
 
 
 class Speeds(NamedTuple):
-    """What the choice was made by.
+    """What the choice was made by: one measure, or where these are near each other, the
+    median of three.
 
     draws_seconds: that NUTS would take for all draws of the call []. training_seconds:
     []. nuts, learned: effective draws per second of all chains, [] and [NUM_MEASURES],
@@ -277,8 +282,9 @@ class _Trial(NamedTuple):
         )
         parameters = parameters._replace(speeds=speeds)
         if self.spec.path and os.path.exists(self.spec.path):
-            speed = self.speed(2, parameters, states)
-            return self.chosen(parameters, [speed], 0.0), states
+            found = [self.speed(2, parameters, states)]
+            parameters, found = self.settled(parameters, states, found)
+            return self.chosen(parameters, found, 0.0), states
         budget = self.spec.budget or draws_seconds / 2
         if self.spec.budget is None and budget < LEAST_SECONDS:
             return parameters, states
@@ -288,7 +294,9 @@ class _Trial(NamedTuple):
         parameters = parameters._replace(variables=variables)
         if self.spec.path:
             save(self.spec.path, variables)
-        return self.chosen(parameters, found, time.monotonic() - begin), states
+        seconds = time.monotonic() - begin
+        parameters, found = self.settled(parameters, states, found)
+        return self.chosen(parameters, found, seconds), states
 
     @property
     def num_steps(self) -> int:
@@ -308,9 +316,9 @@ class _Trial(NamedTuple):
         )
         return time.perf_counter() - begin, draws
 
-    def speed(self, index, parameters, states) -> float:
-        """Effective draws of the proposal per second, 0 where there are none."""
-        parameters = parameters._replace(use_proposal=jnp.bool_(True))
+    def speed(self, index, parameters, states, use_proposal=True) -> float:
+        """Effective draws of the proposal, or of NUTS, per second; 0 where there are none."""
+        parameters = parameters._replace(use_proposal=jnp.bool_(use_proposal))
         seconds, draws = self.drawn(index, parameters, states, 4 * self.num_steps)
         return effective(draws.observations["position"]) / seconds
 
@@ -347,6 +355,32 @@ class _Trial(NamedTuple):
                 jax.block_until_ready(state)
                 iteration += ITERATIONS_PER_CALL
         return _variables(state), speeds
+
+    def settled(self, parameters, states, found):
+        """(parameters, speeds) with medians where single measures may mislead.
+
+        found: speeds of the proposal, the last of which is replaced.
+        """
+        nuts = float(parameters.speeds.nuts)
+        if not nuts / NOISE < found[-1] < nuts * NOISE:
+            return parameters, found
+        more = [
+            [
+                self.speed(
+                    2 + NUM_MEASURES + 2 * i + is_learned,
+                    parameters,
+                    states,
+                    is_learned,
+                )
+                for i in range(2)
+            ]
+            for is_learned in (False, True)
+        ]
+        nuts, learned = (
+            float(np.median([one, *two])) for one, two in zip((nuts, found[-1]), more)
+        )
+        speeds = parameters.speeds._replace(nuts=jnp.float32(nuts))
+        return parameters._replace(speeds=speeds), [*found[:-1], learned]
 
     def is_enough(self, speeds, found, seconds) -> bool:
         """Whether more training saves less time than it takes, as far as can be told.

@@ -326,6 +326,28 @@ def test_when_training_is_enough():
         assert not is_enough([0.0, 0.0, 0.0, 1.0, 1.0], nuts=0.0, budget=budget)
 
 
+def test_near_speeds_are_measured_again(monkeypatch):
+    """The median of three outvotes one measure that is off; no more where all is clear."""
+    measures = {True: [90.0, 80.0], False: [300.0, 120.0]}
+    monkeypatch.setattr(
+        learned._Trial,
+        "speed",
+        lambda self, index, parameters, states, is_learned: measures[is_learned].pop(),
+    )
+    trial = learned._Trial(SMALL, *(None,) * 4)
+
+    def settled(nuts, found):
+        speeds = learned.Speeds(*np.float32([1.0, np.nan, nuts]), None)
+        parameters = learned.Parameters(False, None, None, speeds)
+        parameters, found = trial.settled(parameters, None, found)
+        return float(parameters.speeds.nuts), found
+
+    for clear in ((100.0, [5.0, 301.0]), (100.0, [5.0, 33.0]), (0.0, [5.0, 1.0])):
+        assert settled(*clear) == clear
+    assert settled(100.0, [5.0, 110.0]) == (120.0, [5.0, 90.0])
+    assert measures == {True: [], False: []}
+
+
 @pytest.mark.slow
 def test_a_real_training_wins():
     """Against NUTS in 50 correlated dimensions, by the clock of this machine."""
