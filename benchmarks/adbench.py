@@ -1,7 +1,8 @@
 """Anomaly detectors on the tables of ADBench (Han et al. 2022), one-class protocol.
 
     python -m benchmarks.adbench --data_dir=../shared/data/adbench
-    python -m benchmarks.adbench --data_dir=../shared/data/adbench --contaminated
+    python -m benchmarks.adbench --data_dir=../shared/data/adbench --contaminated \
+        --energy=neighbours,neighbours:0.1
     python -m benchmarks.adbench --data_dir=../shared/data/adbench --published
     python -m benchmarks.adbench --data_dir=... --sets=WBC,glass --energy=neighbours,meg
     python -m benchmarks.adbench --data_dir=../shared/data/adbench --calibration
@@ -47,7 +48,7 @@ from megjax import EnergyDetector, app, checks
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the .npz: X [N, F], y [N].")
 SETS = flags.DEFINE_list("sets", None, "Parts of the names of sets; default all.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Splits, and seeds of the methods.", 1)
-ENERGY = flags.DEFINE_list("energy", ["neighbours"], "Energies of our detector.")
+ENERGY = flags.DEFINE_list("energy", ["neighbours"], "Of ours, name[:share of rows].")
 METHODS = flags.DEFINE_list("methods", None, "Of the others; default all.")
 MAX_TRAIN = flags.DEFINE_integer("max_train", 5000, "Training rows, at most.", 2)
 MAX_TEST = flags.DEFINE_integer("max_test", 10_000, "Test rows, at most.", 2)
@@ -61,8 +62,10 @@ Detector = Callable[[np.ndarray], np.ndarray]
 
 
 def energy(train: np.ndarray, seed: int, name: str) -> Detector:
-    """Ours, with its default settings."""
-    detector = EnergyDetector(energy=name, random_state=seed).fit(train)
+    """Ours, with its default settings but for the share of rows that are neighbours."""
+    name, _, share = name.partition(":")
+    more = {"num_neighbors": float(share)} if share else {}
+    detector = EnergyDetector(energy=name, random_state=seed, **more).fit(train)
     return lambda x: -detector.score_samples(x)
 
 

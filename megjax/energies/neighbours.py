@@ -21,6 +21,8 @@ State = dict[str, Any]
 """Of a fit; data only: rows [n, F], their radii [3, n], scales of columns [..., F]."""
 
 _CHUNK = 512
+_LARGEST_CHUNK = 2**26
+"""Numbers of the candidates of a chunk of rows: 256 MiB."""
 _SPARE = 8
 """Candidates beyond those asked for: products in float32 misplace near ones."""
 _LARGEST = 1e15
@@ -43,12 +45,13 @@ def fit(
     low: np.ndarray | None = None,
     high: np.ndarray | None = None,
     *,
-    num_neighbors: int = 5,
+    num_neighbors: float = 5,
 ) -> State:
     """The state of the energy of rows [n, F], finite float64 or float32.
 
     low, high: ranges [F] of the columns where the rows are a sample of more rows.
-    num_neighbors: nearest rows in a mean distance; fewer where there are few rows.
+    num_neighbors: nearest rows in a mean distance, or their share of the rows, 5 rows at
+        least; fewer where there are few rows.
 
     >>> import numpy as np
     >>> from megjax.energies import neighbours
@@ -60,6 +63,8 @@ def fit(
     low = rows.min(0) if low is None else low
     high = rows.max(0) if high is None else high
     state = {"rows": rows} | scales(rows, low, high)
+    if isinstance(num_neighbors, float | np.floating):
+        num_neighbors = max(5, round(num_neighbors * len(rows)))
     # Two are needed besides: the row itself, and one to spare where it is left out.
     state["num_neighbors"] = max(1, min(num_neighbors, len(rows) - 2))
     state["radius"], state["further"] = _radii(state)
@@ -293,12 +298,13 @@ def _found(state: State, x: np.ndarray) -> Iterator[_Near]:
     num_rows, num_features = state["rows"].shape
     shape = _room(num_rows, 256, 4096), _room(num_features, 8, 256)
     num = min(2 * state["num_neighbors"] + 2, shape[0])
+    size = _chunk((num + _SPARE) * shape[1])
     stored = [jnp.asarray(_padded(m, shape)) for m in mapped(state, state["rows"])]
-    for first in range(0, len(x), _CHUNK):
-        rows = x[first : first + _CHUNK]
+    for first in range(0, len(x), size):
+        rows = x[first : first + size]
         seen = mapped(state, rows)
         found = [
-            _nearest(one, num_rows, _padded(m, (_CHUNK, shape[1])), num)
+            _nearest(one, num_rows, _padded(m, (size, shape[1])), num)
             for one, m in zip(stored, seen)
         ]
         distances, indices = (
@@ -306,6 +312,11 @@ def _found(state: State, x: np.ndarray) -> Iterator[_Near]:
             for values in zip(*found)
         )
         yield _Near(rows, seen, distances.astype(np.float64), indices)
+
+
+def _chunk(numbers: int) -> int:
+    """Rows of a chunk, a power of two, where each has candidates of so many numbers."""
+    return min(_CHUNK, 1 << max(_LARGEST_CHUNK // numbers, 1).bit_length() - 1)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -48,13 +48,15 @@ class EnergyDetector(OutlierMixin, base.Estimator):
         under "contrast", a network that tells training rows from the same rows with
         noise (Gutmann and Hyvärinen 2012). "meg" trains a network by MEG (Kumar et al.
         2019), which may rank anomalies as normal on small tables. Networks rank worse
-        on tables of some thousand rows, but score by their weights alone. Fit it to
-        rows that are normal as far as one can tell: anomalies that come in clusters are
-        each other's neighbours, and look normal where they are among them.
+        on tables of some thousand rows, but score by their weights alone.
     contamination: share of the training rows to call outliers, in (0, 0.5]; or "auto",
         which calls those outliers whose energy exceeds the third quartile by more than
         1.5 interquartile ranges (Tukey 1977).
-    num_neighbors: nearest rows in a mean distance.
+    num_neighbors: nearest rows in a mean distance, or their share of the stored rows, a
+        float in (0, 0.5]. The default is for training rows that are normal as far as
+        one can tell. Anomalies that come in clusters are each other's neighbours: where
+        they may be among the training rows, give a share that is larger than theirs,
+        such as 0.1.
     max_stored: most rows to keep; of more, a random sample.
     random_state: int, numpy RandomState, or None for another result every time.
 
@@ -435,6 +437,7 @@ def _check(detector: EnergyDetector) -> None:
     base.check_common(values)
     _check_contamination(detector)
     _check_others(values)
+    is_share = isinstance(values["num_neighbors"], float | np.floating)
     rules = {
         "criterion": ("energy", "score_norm"),
         "scaling": ("minmax", "standard", None),
@@ -447,7 +450,7 @@ def _check(detector: EnergyDetector) -> None:
         "information_weight": "[0, inf)",
         "learning_rate": "(0, inf)",
         "average_decay": "[0, 1)",
-        "num_neighbors": 1,
+        "num_neighbors": "(0, 0.5]" if is_share else 1,
         "max_stored": 2,
     }
     for name in _READS[values["energy"]]:

@@ -192,6 +192,19 @@ def test_few_and_equal_rows():
         assert (np.diff(neighbours.energy(state, x)) > 0).all()
 
 
+def test_chunks_are_smaller_where_there_are_many_candidates(monkeypatch):
+    """And what a row gets does not depend on them."""
+    assert neighbours._chunk(28 * 8) == 512
+    assert neighbours._chunk(1010 * 256) == 256
+    assert neighbours._chunk(2**27) == 1
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    state = neighbours.fit(rows, num_neighbors=0.2)
+    assert state["num_neighbors"] == 60
+    whole = neighbours.energy(state, rows[:50])
+    monkeypatch.setattr(neighbours, "_LARGEST_CHUNK", 16 * 130 * 8)
+    np.testing.assert_array_equal(neighbours.energy(state, rows[:50]), whole)
+
+
 def test_many_neighbours_of_few_rows_are_all():
     rows = np.random.default_rng(0).normal(size=(300, 2))
     state = neighbours.fit(rows, num_neighbors=1000)

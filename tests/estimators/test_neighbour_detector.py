@@ -39,6 +39,25 @@ def test_contamination_auto_is_tukeys_fence(fitted):
     assert (one.fit(both).predict(far) == -1).mean() > 0.8
 
 
+def test_a_share_of_the_rows_sees_clusters_among_the_training_rows():
+    """Twelve alike among 300: each other's neighbours, and a small part of a tenth."""
+    random = np.random.default_rng(0)
+    normal, new = random.normal(size=(2, 300, 4))
+    cluster = 4 + 0.05 * random.normal(size=(24, 4))
+    rows = np.concatenate([normal, cluster[:12]])
+    few, many = (
+        EnergyDetector(num_neighbors=num, random_state=0).fit(rows)
+        for num in (5, np.float32(0.1))
+    )
+    assert many.state_["num_neighbors"] == 31
+    assert np.median(few.score_samples(new)) < np.median(few.score_samples(cluster))
+    assert many.score_samples(cluster).max() < np.quantile(
+        many.score_samples(new), 0.02
+    )
+    # Of few rows a share would be less than what is an average.
+    assert EnergyDetector(num_neighbors=0.1).fit(ROWS[:20]).state_["num_neighbors"] == 5
+
+
 @pytest.mark.parametrize("max_stored", [5000, 30])
 def test_partial_fits_end_as_one_fit(max_stored):
     whole = EnergyDetector(max_stored=max_stored, random_state=3).fit(ROWS)
@@ -149,6 +168,8 @@ def test_all_that_is_fitted_is_kept(fitted, tmp_path):
             "energy='forest': choose one of 'neighbours', 'contrast'",
         ),
         ({"num_neighbors": 0}, "num_neighbors=0: give a whole number from 1 up"),
+        ({"num_neighbors": 0.6}, r"num_neighbors=0.6: give a number in \(0, 0.5\]"),
+        ({"num_neighbors": 0.0}, r"num_neighbors=0.0: give a number in \(0, 0.5\]"),
         ({"max_stored": 2.5}, "max_stored=2.5: give a whole number from 2 up"),
         ({"contamination": "most"}, "contamination='most': give a number in"),
         ({"contamination": 0.7}, "contamination=0.7: give a number in"),
