@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 import megjax
-from benchmarks import proposals
+from benchmarks import proposals, recording
 from megjax import app
 from megjax.densities import targets
 
@@ -51,13 +51,17 @@ def correlated(dim: int = 50) -> targets.Target:
 
 def main() -> int:
     """Prints a line of JSON per target."""
-    for name in TARGETS.value:
-        if name == "correlated":
-            target = correlated()
-        else:
-            target = proposals.ROWS[name].target_fn(DATA_DIR.value)
-        print(json.dumps({"target": name} | measured(target)), flush=True)
+    found = ({"target": name} | measured(density(name)) for name in TARGETS.value)
+    for line in recording.recorded(found, [SEED.value]):
+        print(json.dumps(line), flush=True)
     return 0
+
+
+def density(name: str) -> targets.Target:
+    """The target of that name."""
+    if name == "correlated":
+        return correlated()
+    return proposals.ROWS[name].target_fn(DATA_DIR.value)
 
 
 def measured(target: targets.Target) -> dict[str, object]:
