@@ -287,6 +287,8 @@ def large() -> dict[str, float]:
 
 def comparison() -> dict[str, dict]:
     """Prints a row for each set, then one for each figure; all of them."""
+    if SETS.value and recording.RECORD.value:
+        raise ValueError("--record takes all sets, whose means it has: drop --sets")
     paths, methods = chosen()
     names = list(methods)
     found, figures = {}, {}

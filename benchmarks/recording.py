@@ -157,7 +157,7 @@ class Cells(string.Formatter):
 
     def format_field(self, value, spec):
         """As usual, and 0.451 as .451 where the spec begins with a point."""
-        if value is None or (isinstance(value, float) and np.isnan(value)):
+        if value is None or (isinstance(value, float) and not np.isfinite(value)):
             raise KeyError
         if isinstance(value, str):
             return self.words.get(value, value)

@@ -229,6 +229,20 @@ def test_a_record_of_several_rows_and_columns_named_as_its_figures(folder):
     assert results.read("a/b")["rows"] == [["old", "1"], ["ours", "1.25"]]
 
 
+def test_a_reproduced_table_is_recorded_as_it_is_printed(folder, monkeypatch, capsys):
+    results.write(
+        "a/b", {"command": "x", "columns": ["", "KL"], "rows": [["old", "1"]]}
+    )
+    flags.FLAGS.runs = str(folder / "runs")
+    rows = [("", "KL"), ("MEG, seed 2", 0.12345678), ("floor", "-")]
+    monkeypatch.setitem(reproduce.TABLES, "table1", lambda: iter(rows))
+    reproduce.main("table1")
+    table = results.read("a/b")
+    assert table["rows"] == [["old", "1"], ["MEG, seed 2", "0.1235"], ["floor", "-"]]
+    assert [run["seeds"] for run in table["runs"].values()] == [[2], [0]]
+    assert "| MEG, seed 2 | 0.1235 |" in capsys.readouterr().out
+
+
 def test_mistakes_are_found_before_anything_runs(folder):
     flags.FLAGS.record = ["a/c"]
     with pytest.raises(ValueError, match="no table a/c: choose of a/b"):
