@@ -126,28 +126,36 @@ def _put(table, label, row) -> None:
 
 def rows(table, record: Mapping[str, object]) -> Iterator[list[str | None]]:
     """Cells that a record makes, None where a table does not say how; no empty rows."""
-    cells, missing = Cells(table.get("words", {})), table.get("missing", "")
-    named = [f"{{{c}}}" if c in record else None for c in table["columns"]]
-    for templates in table.get("fields", [named]):
-        row = [cells.filled(one, record, missing) for one in templates]
-        if set(row[results.keys(table) :]) - {None, missing}:
+    cells = Cells(table.get("words", {}), table.get("missing", ""))
+    if "fields" not in table:
+        yield [cells.cell(record[c]) if c in record else None for c in table["columns"]]
+        return
+    for templates in table["fields"]:
+        row = [cells.filled(t, record) if t else None for t in templates]
+        if set(row[results.keys(table) :]) - {None, cells.missing}:
             yield row
 
 
 class Cells(string.Formatter):
-    """Templates filled as tables show them."""
+    """Figures and templates as tables show them.
 
-    def __init__(self, words: Mapping[str, str]):
-        self.words = words
+    words: for words of a benchmark. missing: for what is None, infinite or NaN, and for
+    templates that name what a record lacks.
+    """
 
-    def filled(self, template: str | None, record, missing: str) -> str | None:
-        """The cell, or `missing` where the record lacks a figure; None of None."""
-        if template is None:
-            return None
+    def __init__(self, words: Mapping[str, str], missing: str):
+        self.words, self.missing = words, missing
+
+    def cell(self, value: object) -> str:
+        """One figure."""
+        return self.filled("{value}", {"value": value})
+
+    def filled(self, template: str, record: Mapping[str, object]) -> str:
+        """A template with the figures of a record."""
         try:
             return self.vformat(template, list(record.values())[:1], record)
         except KeyError:
-            return missing
+            return self.missing
 
     def get_field(self, name, args, kwargs):
         """As usual, but names may have points and brackets in them."""
@@ -156,16 +164,12 @@ class Cells(string.Formatter):
         return super().get_field(name, args, kwargs)
 
     def format_field(self, value, spec):
-        """As usual, and 0.451 as .451 where the spec begins with a point."""
-        if value is None or (isinstance(value, float) and not np.isfinite(value)):
-            raise KeyError
+        """As usual, but .451 where the spec is ".3f", and 0.451 where it is "0.3f"."""
         if isinstance(value, str):
             return self.words.get(value, value)
+        if value is None or not np.isfinite(value):
+            raise KeyError
         if isinstance(value, float):
             spec = spec or "0.4g"
         text = format(value, spec.removeprefix("0") if spec.startswith("0.") else spec)
-        return (
-            text.replace("0.", ".", 1)
-            if spec.startswith(".") and abs(value) < 1
-            else text
-        )
+        return re.sub(r"^(-?)0\.", r"\1.", text) if spec.startswith(".") else text

@@ -113,7 +113,7 @@ def test_fields_of_reproduced_tables_name_what_is_printed(name, command):
     assert len(record) == len(heads)
     for templates in results.read(name)["fields"]:
         for template in filter(None, templates):
-            recording.Cells({}).vformat(template, [1.0], record)
+            recording.Cells({}, "").vformat(template, [1.0], record)
 
 
 TABLE = {
@@ -206,6 +206,29 @@ def test_a_new_row_joins_its_group_and_lacks_what_was_not_measured(folder):
     # Nothing but the names of a row: none is written.
     list(recording.recorded([{"target": "grid", "kernel": "mala"}], [0]))
     assert results.read("a/b") == table
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "cell"),
+    [
+        ("{x:.3f}", 0.4512, ".451"),
+        ("{x:0.3f}", 0.4512, "0.451"),
+        ("{x:.2f}", -0.256, "-.26"),
+        ("{x:.2f}", 10.5, "10.50"),
+        ("{x:.1f}", 0.96, "1.0"),
+        ("{x:.3g}", 5.452, "5.45"),
+        ("{x:,.0f}", 25450.0, "25,450"),
+        ("{x}", 0.123456, "0.1235"),
+        ("{x}", 12, "12"),
+        ("{x[a b/c.d]:0.1f}", {"a b/c.d": 2.0}, "2.0"),
+        ("{0} of {a, b at .05:0.1f}", "nuts", "NUTS of 7.0"),
+        ("{x:.3f}", float("nan"), "-"),
+        ("{y}", 1.0, "-"),
+    ],
+)
+def test_a_figure_is_written_as_its_template_shows(template, value, cell):
+    cells = recording.Cells({"nuts": "NUTS"}, "-")
+    assert cells.filled(template, {"x": value, "a, b at .05": 7.0}) == cell
 
 
 def test_rows_are_on_disk_before_the_next_record(folder):
