@@ -27,7 +27,7 @@ import json
 import pathlib
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -43,6 +43,7 @@ from sklearn import (
     svm,
 )
 
+from benchmarks import recording
 from megjax import EnergyDetector, app, checks
 
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the .npz: X [N, F], y [N].")
@@ -337,12 +338,15 @@ def calibration(path: pathlib.Path) -> dict[str, list[float]]:
 
 def calibrations() -> dict[str, dict]:
     """Prints a row for each set; all of them."""
-    found = {}
-    print("| set | KS, uniform | KS, two samples | named first |\n|---|---|---|---|")
-    for path in chosen()[0]:
-        found[path.stem] = calibration(path)
-        row = (" ".join(f"{v:.3g}" for v in vs) for vs in found[path.stem].values())
-        print(f"| {path.stem} | " + " | ".join(row) + " |", flush=True)
+    found, heads = {}, ["set", "KS, uniform", "KS, two samples", "named first"]
+
+    def rows():
+        for path in chosen()[0]:
+            found[path.stem] = calibration(path)
+            row = (" ".join(f"{v:.3g}" for v in vs) for vs in found[path.stem].values())
+            yield [path.stem, *row]
+
+    show(heads, rows())
     for name in ("uniform", "two samples"):
         passed = [np.mean(np.array(f[name]) > 0.05) for f in found.values()]
         print(f"{name}: p > .05 in {np.mean(passed):.0%}, of all seeds in", end=" ")
@@ -365,25 +369,41 @@ def large() -> dict[str, float]:
 
 def comparison() -> dict[str, dict]:
     """Prints a row for each set, then one for each figure; all of them."""
+    if SETS.value and recording.RECORD.value:
+        raise ValueError("--record takes all sets, whose means it has: drop --sets")
     paths, methods = chosen()
     names = list(methods)
-    print("| set | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
-    found = []
-    for path in paths:
-        found.append(measured(path, methods))
-        areas = [found[-1][name][0] for name in names]
-        row = (f"**{a:.3f}**" if a >= max(areas) - 5e-4 else f"{a:.3f}" for a in areas)
-        print(f"| {path.stem} | " + " | ".join(row) + " |", flush=True)
-    table = np.array([[row[name] for name in names] for row in found])
-    figures = summary(table[..., 0], names)
-    for i, name in enumerate(names):
-        figures[name]["fit CPU seconds"] = np.median(table[:, i, 1])
-        figures[name]["score CPU seconds"] = np.median(table[:, i, 2])
-    for figure in figures[names[0]]:
-        row = (f"{figures[name][figure]:.4g}" for name in names)
-        print(f"| {figure} | " + " | ".join(row) + " |")
-    sets = {p.stem: dict(zip(names, row.tolist())) for p, row in zip(paths, table)}
+    found, figures = {}, {}
+
+    def rows():
+        for path in paths:
+            found[path.stem] = measured(path, methods)
+            areas = [found[path.stem][name][0] for name in names]
+            leads = max(areas) - 5e-4
+            cells = (f"**{a:.3f}**" if a >= leads else f"{a:.3f}" for a in areas)
+            yield [path.stem, *cells]
+        table = np.array([[row[name] for name in names] for row in found.values()])
+        figures.update(summary(table[..., 0], names))
+        median = f"CPU seconds, median of {len(paths)} sets"
+        for i, name in enumerate(names):
+            figures[name][f"fit {median}"] = np.median(table[:, i, 1])
+            figures[name][f"score {median}"] = np.median(table[:, i, 2])
+        for figure in figures[names[0]]:
+            yield [figure, *(f"{figures[name][figure]:.4g}" for name in names)]
+
+    show(["set", *names], rows())
+    sets = {
+        stem: {n: v.tolist() for n, v in row.items()} for stem, row in found.items()
+    }
     return {"sets": sets, "summary": figures}
+
+
+def show(heads: list[str], rows: Iterable[list[str]]) -> None:
+    """Prints rows as they come, and records them where --record says so."""
+    print(f"| {' | '.join(heads)} |\n|" + "---|" * len(heads))
+    records = (dict(zip(heads, row, strict=True)) for row in rows)
+    for record in recording.recorded(records, range(SEEDS.value)):
+        print("| " + " | ".join(record.values()) + " |", flush=True)
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from absl import flags
 from sklearn import datasets, exceptions, mixture, model_selection, neighbors
 
 import megjax
-from benchmarks import measure
+from benchmarks import measure, recording
 from megjax import app
 from megjax.learners import noise_contrastive
 from megjax.recipes import density, planar_sets
@@ -165,7 +165,8 @@ def main() -> int:
     lines = []
     with tempfile.TemporaryDirectory() as directory:
         for name in ROWS.value:
-            for line in results(name, str(pathlib.Path(directory, "rows.npy"))):
+            found = results(name, str(pathlib.Path(directory, "rows.npy")))
+            for line in recording.recorded(found, []):
                 lines.append(line)
                 words = (
                     f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}"

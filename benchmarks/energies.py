@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from sklearn import neural_network
 
-from benchmarks import measure
+from benchmarks import measure, recording
 from megjax import app
 from megjax.data import binary, images
 from megjax.estimators.rbm import RBM
@@ -74,7 +74,8 @@ def main() -> int:
                 print(name, *(f"{v:.4g}" for v in rounds[name][-1]), file=sys.stderr)
     record = summary(rounds) | pseudo_likelihoods(rows)
     cores = len(os.sched_getaffinity(0))
-    measure.report(record | {"jax": jax.__version__, "cores": cores})
+    record |= {"jax": jax.__version__, "cores": cores}
+    measure.report(*recording.recorded([record], [SETTINGS["random_state"]]))
     return 0
 
 

@@ -15,10 +15,12 @@ coupling for all) and of naive mean field, with errors over the 100 chains.
 
 import json
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 
+from benchmarks import recording
 from megjax import app
 from megjax.data import ising as lattice
 from megjax.energies import ising
@@ -55,32 +57,31 @@ LATTICE_METHODS = {
 
 def main() -> int:
     """Prints a table and one line of JSON."""
-    print(json.dumps(lattices() if LATTICE.value else random_models()))
+    found = lattices() if LATTICE.value else random_models()
+    print(json.dumps(list(recording.recorded(found, [SEED.value]))))
     return 0
 
 
-def random_models() -> list[dict]:
-    """A record for each strength and method."""
+def random_models() -> Iterator[dict]:
+    """Prints and gives a record for each strength and method."""
     print(
         f"{'strength':9}{'method':20}{'rms error':>10}{'stated':>9}{'in 2 errors':>12}"
     )
-    records = []
     for strength in map(float, STRENGTHS.value):
         x, truth = observations(strength)
         for method in METHODS:
             found = couplings.recovery(method(x), truth)
-            records.append({"strength": strength, "method": method.__name__} | found)
             print(
                 f"{strength:<9g}{method.__name__:20}{found['rms_error']:10.4f}"
                 f"{found['mean_standard_error']:9.4f}{found['within_two_errors']:12.3f}"
             )
-    return records
+            yield {"strength": strength, "method": method.__name__} | found
 
 
-def lattices() -> list[dict]:
-    """A record for each temperature and method."""
+def lattices() -> Iterator[dict]:
+    """Prints a line for each temperature and method; a record for each temperature."""
     print(f"{'T':6}{'truth':>8} {'method':24}{'mean J':>9}{'error':>9}{'off by':>8}")
-    edges, records = ising.square_lattice(SIZE.value), []
+    edges = ising.square_lattice(SIZE.value)
     for temperature in map(float, TEMPERATURES.value):
         data = lattice.ising(
             1 / temperature,
@@ -89,22 +90,20 @@ def lattices() -> list[dict]:
             seed=SEED.value,
         )
         x = lattice.chains(data).reshape(data.num_examples, -1)
+        record = {"temperature": temperature, "truth": 1 / temperature}
         for name, (method, num_groups) in LATTICE_METHODS.items():
             start = time.perf_counter()
             found = method(x, edges, num_groups=num_groups)
             seconds = time.perf_counter() - start
             mean = getattr(found, "mean", found)
             off = (mean.value - 1 / temperature) / mean.error
-            records.append(
-                {"temperature": temperature, "method": name, "seconds": seconds}
-                | mean._asdict()
-            )
+            record[name] = mean._asdict() | {"seconds": seconds}
             print(
                 f"{temperature:<6g}{1 / temperature:8.5f} {name:24}"
                 f"{mean.value:9.5f}{mean.error:9.5f}{off:8.1f}",
                 flush=True,
             )
-    return records
+        yield record
 
 
 def observations(strength: float) -> tuple[np.ndarray, np.ndarray]:

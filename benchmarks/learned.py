@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 import megjax
-from benchmarks import proposals
+from benchmarks import proposals, recording
 from megjax import app
 from megjax.densities import targets
 
@@ -51,13 +51,17 @@ def correlated(dim: int = 50) -> targets.Target:
 
 def main() -> int:
     """Prints a line of JSON per target."""
-    for name in TARGETS.value:
-        if name == "correlated":
-            target = correlated()
-        else:
-            target = proposals.ROWS[name].target_fn(DATA_DIR.value)
-        print(json.dumps({"target": name} | measured(target)), flush=True)
+    found = ({"target": name} | measured(density(name)) for name in TARGETS.value)
+    for line in recording.recorded(found, [SEED.value]):
+        print(json.dumps(line), flush=True)
     return 0
+
+
+def density(name: str) -> targets.Target:
+    """The target of that name."""
+    if name == "correlated":
+        return correlated()
+    return proposals.ROWS[name].target_fn(DATA_DIR.value)
 
 
 def measured(target: targets.Target) -> dict[str, object]:
@@ -85,6 +89,7 @@ def measured(target: targets.Target) -> dict[str, object]:
     per_draw = nuts * draws.attrs["nuts_seconds"] / (NUM_CHAINS.value * NUM_DRAWS.value)
     gain = 1 / nuts - 1 / ours[-1] if nuts and ours[-1] else float("nan")
     pays = training / gain if gain > 0 else float("inf")
+    draws_paid = pays / per_draw if per_draw else float("nan")
     sizes = [size * per_draw for size in SIZES]
     whole = [size / (training + size / ours[-1]) if ours[-1] else 0 for size in sizes]
     return {
@@ -92,10 +97,13 @@ def measured(target: targets.Target) -> dict[str, object]:
         "nuts_ess_per_draw": per_draw,
         "nuts_ess_per_second": nuts,
         "learned_ess_per_second": ours,
+        "first_learned_ess_per_second": ours[0],
+        "last_learned_ess_per_second": ours[-1],
         "learned_over_nuts": ours[-1] / nuts if nuts else float("inf"),
         "training_seconds": training,
         "pays_at_effective_draws": pays,
-        "pays_at_draws_of_nuts": pays / per_draw if per_draw else float("nan"),
+        "pays_at_draws_of_nuts": draws_paid,
+        "pays_at_million_draws_of_nuts": 1e-6 * draws_paid,
         "learned_ess_per_second_with_training": dict(zip(SIZES, whole)),
         "r_hat": max(float(arviz.rhat(x[..., i])) for i in range(x.shape[2])),
         "largest_error": errors(x, target),

@@ -12,6 +12,7 @@ import time
 import jax
 from absl import flags
 
+from benchmarks import measure, recording
 from benchmarks import step as peer
 from megjax import app, distributed
 from megjax.sampling import model
@@ -36,11 +37,13 @@ def main() -> int:
         ours.append(seconds_per_step(built.learner, state))
         if peer.PEER.value:
             theirs.append(peer.peer_seconds())
-    record = {"chains": NUM.value, "seconds_per_step": statistics.median(ours)}
+    record = {"config": measure.config_name(), "chains": NUM.value}
+    record["seconds_per_step"] = statistics.median(ours)
+    record["steps_per_second"] = 1 / record["seconds_per_step"]
     if theirs:
         record["peer_seconds_per_step"] = statistics.median(theirs)
         record["speed_over_peer"] = statistics.median(theirs) / statistics.median(ours)
-    print(json.dumps(record))
+    print(json.dumps(*recording.recorded([record], [config.train.seed])))
     return 0
 
 

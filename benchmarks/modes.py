@@ -19,12 +19,14 @@ import json
 import pathlib
 import time
 import warnings
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks import recording
 from megjax import app
 from megjax.data import toy
 from megjax.densities import targets
@@ -44,10 +46,15 @@ SMC_DRAWS = 5
 
 
 def main() -> int:
-    """Prints the table."""
-    if WORKDIR.value:
-        latents(pathlib.Path(WORKDIR.value))
-        return 0
+    """Prints a line of JSON per record."""
+    found = latents(pathlib.Path(WORKDIR.value)) if WORKDIR.value else densities()
+    for line in recording.recorded(found, [SEED.value]):
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+def densities() -> Iterator[dict]:
+    """What every sampler finds of every target."""
     for name in TARGET.value:
         target, centres, weights = grid() if name == "grid" else two_modes()
         wide = tempering.normal(0.0, 5.0)
@@ -58,10 +65,8 @@ def main() -> int:
             "smc": smc.Spec(reference=wide),
         }
         for label, kernel in kernels.items():
-            record = {"target": name, "kernel": label}
             found = measured(target, centres, weights, kernel)
-            print(json.dumps(record | found), flush=True)
-    return 0
+            yield {"target": name, "kernel": label} | found
 
 
 def grid():
@@ -147,8 +152,8 @@ def quiet(log_density_fn, init, seed, **settings):
     return draws, time.process_time() - begin
 
 
-def latents(workdir: pathlib.Path) -> None:
-    """Prints R-hat and seconds of MALA and tempering on a generator's latents."""
+def latents(workdir: pathlib.Path) -> Iterator[dict]:
+    """R-hat and seconds of MALA and tempering on a generator's latents."""
     from megjax.training import loop
 
     restored = loop.restore(workdir)
@@ -177,7 +182,7 @@ def latents(workdir: pathlib.Path) -> None:
         _, second = run(SEED.value + 1)
         z = draws.posterior["x"].to_numpy()
         lp = draws.sample_stats["lp"].to_numpy()
-        record = {
+        found = {
             "kernel": label,
             "first_seconds": round(first, 2),
             "seconds": round(second, 2),
@@ -186,8 +191,8 @@ def latents(workdir: pathlib.Path) -> None:
             "ess_of_lp": mcmc.effective_sample_size(lp),
         }
         if "barrier" in draws.attrs:
-            record["barrier"] = draws.attrs["barrier"]
-        print(json.dumps(record), flush=True)
+            found["barrier"] = draws.attrs["barrier"]
+        yield found
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import functools
 import json
 import statistics
 import time
+from collections.abc import Iterator
 
 import blackjax
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks import proposals
+from benchmarks import proposals, recording
 from megjax import app
 from megjax.densities import targets
 from megjax.metrics import mcmc
@@ -54,30 +55,40 @@ PATH_LENGTH = 8
 
 def main() -> int:
     """Prints a line of JSON per comparison."""
+    for line in recording.recorded(comparisons(), [0]):
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+def comparisons() -> Iterator[dict]:
+    """Records of all targets and kernels."""
     for name in TARGETS.value:
         target = proposals.ROWS[name].target_fn(DATA_DIR.value)
         step_size, leapfrog = STEP_SIZES[name]
         log_density = target.log_density
         mass = jnp.ones(target.dim)
-        compared(
-            f"{name}, MALA",
+        yield compared(
+            name,
+            "MALA",
             target,
             mala.mala(log_density, step_size=step_size),
             blackjax.mala(log_density, step_size),
         )
-        compared(
-            f"{name}, HMC with {PATH_LENGTH} steps",
+        yield compared(
+            name,
+            f"HMC with {PATH_LENGTH} steps",
             target,
             hmc.hmc(log_density, step_size=leapfrog, num_integration_steps=PATH_LENGTH),
             blackjax.hmc(log_density, leapfrog, mass, PATH_LENGTH),
         )
         if NUTS.value or WORKDIR.value:
-            learned_and_nuts(name, target)
-    return 0
+            yield from learned_and_nuts(name, target)
 
 
-def compared(label: str, target: targets.Target, ours: kernel.Kernel, theirs) -> None:
-    """Prints the speeds of two implementations of one kernel, timed alternately."""
+def compared(
+    density: str, label: str, target: targets.Target, ours: kernel.Kernel, theirs
+) -> dict:
+    """The speeds of two implementations of one kernel, timed alternately."""
     starts = targets.starts(target, jax.random.key(0), NUM_CHAINS.value)
     runs = {
         "ours": functools.partial(vmapped_chains, ours),
@@ -98,18 +109,18 @@ def compared(label: str, target: targets.Target, ours: kernel.Kernel, theirs) ->
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     fastest = min(medians, key=lambda name: (name == "ours", medians[name]))
     steps = NUM_CHAINS.value * NUM_STEPS.value
-    record = {
+    return {
+        "target": density,
         "kernel": label,
         "chains": NUM_CHAINS.value,
         "steps": NUM_STEPS.value,
-        "steps_per_second": steps / medians["ours"],
-        "blackjax_steps_per_second": steps / medians[fastest],
+        "million_steps_per_second": 1e-6 * steps / medians["ours"],
+        "blackjax_million_steps_per_second": 1e-6 * steps / medians[fastest],
         "blackjax_idiom": fastest,
         "speed_over_blackjax": medians[fastest] / medians["ours"],
         "ess_per_second": efficiency["ours"] * steps / medians["ours"],
         "blackjax_ess_per_second": efficiency[fastest] * steps / medians[fastest],
     }
-    print(json.dumps(record), flush=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -157,26 +168,26 @@ def scan_of_vmapped(theirs, key, starts):
     return jnp.swapaxes(x, 0, 1)
 
 
-def learned_and_nuts(name: str, target: targets.Target) -> None:
-    """Prints what NUTS, and a trained proposal where given, make per second."""
+def learned_and_nuts(name: str, target: targets.Target) -> Iterator[dict]:
+    """What NUTS, and a trained proposal where given, make per second."""
     settings = proposals.ROWS[name].settings
     keys = jax.random.split(jax.random.key(0))
     for label, num_chains in (("NUTS", settings.num_chains), ("NUTS, one chain", 1)):
         own = settings._replace(num_chains=num_chains)
         ready = proposals.no_u_turn(keys[0], target, own)
-        printed(f"{name}, {label}", proposals.measured(keys[1], ready, target, own))
+        found = proposals.measured(keys[1], ready, target, own)
+        yield {"target": name, "kernel": label} | worth(found)
     if WORKDIR.value:
         ready = proposals.learned(keys[0], WORKDIR.value, target, settings)
         found = proposals.measured(keys[1], ready, target, settings)
-        printed(f"{name}, {WORKDIR.value}", found)
+        yield {"target": name, "kernel": WORKDIR.value} | worth(found)
 
 
-def printed(label: str, found: dict[str, float]) -> None:
-    """Prints what a sampler is worth; warm_up_seconds are its tuning or training."""
+def worth(found: dict[str, float]) -> dict[str, float]:
+    """What a sampler is worth; warm_up_seconds are its tuning or training."""
     names = ("acceptance", "gradients_per_draw", "ess_geyer", "ess_above", "r_hat")
     names += ("ess_per_second", "seconds", "warm_up_seconds")
-    record = {"kernel": label} | {name: found[name] for name in names}
-    print(json.dumps(record), flush=True)
+    return {name: found[name] for name in names}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from benchmarks import measure
+from benchmarks import measure, recording
 from megjax import app, distributed
 from megjax.training import experiment, loop
 
@@ -31,7 +31,8 @@ def main() -> int:
     built = experiment.build(config)
     with jax.set_mesh(distributed.data_mesh()):
         record = measured(config, built)
-    measure.report({"config": measure.config_name()} | record)
+    found = {"config": measure.config_name()} | record
+    measure.report(*recording.recorded([found], [config.train.seed]))
     return 0
 
 

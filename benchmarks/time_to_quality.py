@@ -29,7 +29,7 @@ import optax
 from absl import flags
 from flax import traverse_util
 
-from benchmarks import measure, reproduce
+from benchmarks import measure, recording, reproduce
 from megjax import app, distributed
 from megjax.evaluation import classifier_metrics, fidelity
 from megjax.recipes import image_sets
@@ -77,7 +77,9 @@ def main() -> int:
         if CHECK.value:
             return check(config, built)
         curves = table(config, built, distances(config, built))
-    measure.report(summary(curves, DISTANCE.value))
+    found = summary(curves, DISTANCE.value)
+    seeds = range(reproduce.SEEDS.value or 1)
+    measure.report(*recording.recorded([found], seeds))
     return 0
 
 
