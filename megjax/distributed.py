@@ -8,6 +8,7 @@ ends all, each with the reason; else the others would wait for it in a collectiv
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -74,13 +75,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Places a copy of every leaf on every device of the mesh.
 
-    Leaves are host arrays that all processes have alike, or `replicate`d before.
+    Leaves are host arrays that all processes have alike, or `replicate`d before; of
+    several processes Python numbers stay such, whose types are weak.
     """
     sharding = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def place(leaf):
+        placed = isinstance(leaf, jax.Array) and leaf.sharding == sharding
+        if placed or isinstance(leaf, bool | int | float):
+            return leaf
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda i: leaf[i])
 
@@ -122,6 +127,31 @@ def local(tree: PyTree) -> PyTree:
     mesh = local_mesh()
     host = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
     return jax.device_put(host, replicated(mesh))
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """Leaves that are spread over processes whole on each, as arrays of the host.
+
+    Others as they are. All processes call it together.
+    """
+    if jax.process_count() == 1:
+        return tree
+    spread, others = {}, {}
+    leaves, treedef = jax.tree.flatten(tree)
+    for i, leaf in enumerate(leaves):
+        is_spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        (spread if is_spread else others)[i] = leaf
+    if spread:
+        found = _everywhere(next(iter(spread.values())).sharding.mesh)(spread)
+        spread = {i: np.asarray(leaf.addressable_data(0)) for i, leaf in found.items()}
+    found = spread | others
+    return jax.tree.unflatten(treedef, [found[i] for i in range(len(leaves))])
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """The compiled identity whose outputs every device holds whole."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def broadcast(tree: PyTree) -> PyTree:
