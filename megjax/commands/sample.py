@@ -198,12 +198,13 @@ def main() -> int:
         except store.Stopped as stopped:
             app.say(str(stopped), sys.stderr)
             return 128 + stopped.number
-        if not distributed.is_main():
-            return 0
-        report = trace.write(found, out)
+        if distributed.is_main():
+            report = trace.write(found, out)
         kept.finish()
-    app.say(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
-    app.say("\n".join(trace.lines(report)))
+    distributed.done()
+    if distributed.is_main():
+        app.say(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
+        app.say("\n".join(trace.lines(report)))
     return 0
 
 

@@ -152,7 +152,9 @@ def sample(
     settings |= {"space": space, **tuning}
     plan = None if space == "none" else _claimed(store, settings, num_snapshots)
     with draw.devices(mesh):
-        params = distributed.replicate(params, jax.sharding.get_mesh())
+        mesh = jax.sharding.get_mesh()
+        key = distributed.portable(key, mesh)
+        params = distributed.replicate(params, mesh)
         found = _groups(key, target, params, plan, store, settings)
         return found._replace(landscape=_landscape(learner, params, found))
 
