@@ -48,9 +48,8 @@ LEARNER = Learner(
 )
 CASES = {
     "latents": {"num": 64, "steps": 40, "burn_in": 7, "thin": 4},
-    "data": {"num": 48, "steps": 20, "space": "data"},
-    # Whose paths amplify rounding a thousandfold in a few steps.
-    "chaotic": {"num": 16, "steps": 10, "space": "data", "kernel_fn": hmc.hmc},
+    "data": {"num": 48, "steps": 20, "step_size": 0.1, "space": "data"},
+    "paths": {"num": 16, "steps": 10, "space": "data", "kernel_fn": hmc.hmc},
     # No number of devices but one divides that.
     "odd": {"num": 13, "steps": 20, "step_size": 0.3, "kernel_fn": rwm.rwm},
     "resampled": {"num": 32, "steps": 0, "resample": 4},
