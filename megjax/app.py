@@ -82,6 +82,28 @@ def _define_flags() -> None:
     )
 
 
+def check_flags(module: str, but: Iterable[str] = ()) -> None:
+    """ValueError where this process has other flags of a module than process 0.
+
+    but: names of flags that may differ, such as paths on disks of its own. All
+    processes call it together.
+    """
+    import jax
+
+    from megjax import distributed
+
+    own = {
+        flag.name: flag.value
+        for flag in flags.FLAGS.get_flags_for_module(module)
+        if flag.name not in but
+    }
+    if not distributed.agree(repr(sorted(own.items()))):
+        raise ValueError(
+            f"process {jax.process_index()} was started with other flags than process "
+            "0: give all the same"
+        )
+
+
 @contextlib.contextmanager
 def _processes(preemptible: bool) -> Iterator[None]:
     """Joins the other processes where flags say so; an error here ends them, too."""

@@ -8,6 +8,7 @@ ends all, each with the reason; else the others would wait for it in a collectiv
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -31,7 +32,7 @@ HEARTBEAT_TIMEOUT = 100
 _START_TIMEOUT = 300
 # One that is done waits for the others; heartbeats tell when that is in vain.
 _SHUTDOWN_TIMEOUT = 10**7
-_FAILURE, _LEFT = "megjax/failure", "megjax/left"
+_FAILURE, _LEFT, _DONE = "megjax/failure", "megjax/left", "megjax/done"
 _POLL_SECONDS, _GRACE_SECONDS = 0.5, 20.0
 _failing = threading.Event()
 
@@ -74,13 +75,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Places a copy of every leaf on every device of the mesh.
 
-    Leaves are host arrays that all processes have alike, or `replicate`d before.
+    Leaves are host arrays that all processes have alike, or `replicate`d before; of
+    several processes Python numbers stay such, whose types are weak.
     """
     sharding = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def place(leaf):
+        placed = isinstance(leaf, jax.Array) and leaf.sharding == sharding
+        if placed or isinstance(leaf, bool | int | float):
+            return leaf
         leaf = np.asarray(leaf)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda i: leaf[i])
 
@@ -122,6 +127,54 @@ def local(tree: PyTree) -> PyTree:
     mesh = local_mesh()
     host = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
     return jax.device_put(host, replicated(mesh))
+
+
+def portable(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Leaves that lie on some of the devices of a mesh as arrays of the host, so that a
+    program on all of them takes them; others as they are.
+
+    All processes have the same, of several.
+    """
+    if jax.process_count() == 1:
+        return tree
+    devices = set(mesh.devices.flat)
+
+    def moved(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.sharding.device_set >= devices:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        return np.asarray(leaf)
+
+    return jax.tree.map(moved, tree)
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """Leaves that are spread over processes whole on each, as arrays of the host.
+
+    Others as they are. All processes call it together.
+    """
+    if jax.process_count() == 1:
+        return tree
+    spread, others = {}, {}
+    leaves, treedef = jax.tree.flatten(tree)
+    for i, leaf in enumerate(leaves):
+        is_spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        (spread if is_spread else others)[i] = leaf
+    if spread:
+        mesh = next(iter(spread.values())).sharding.mesh
+        with jax.set_mesh(mesh):
+            found = _everywhere(mesh)(spread)
+        spread = {i: np.asarray(leaf.addressable_data(0)) for i, leaf in found.items()}
+    found = spread | others
+    return jax.tree.unflatten(treedef, [found[i] for i in range(len(leaves))])
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """The compiled identity whose outputs every device holds whole."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def broadcast(tree: PyTree) -> PyTree:
@@ -251,6 +304,19 @@ def start(
 def is_main() -> bool:
     """Whether this process is the one that writes."""
     return _runtime.global_state.process_id == 0
+
+
+def done() -> None:
+    """Returns in the main process at once, and in the others once it has called it.
+
+    So that what the main one does by itself in the end may still fail for all.
+    """
+    if (client := _runtime.global_state.client) is None:
+        return
+    if is_main():
+        client.key_value_set(_DONE, "")
+    else:
+        client.blocking_key_value_get(_DONE, 1000 * _SHUTDOWN_TIMEOUT)
 
 
 def fail(reason: str) -> None:

@@ -35,3 +35,12 @@ class Report(NamedTuple):
 
 Evaluation = Callable[[Key, PyTree], Report]
 """(key, learner state) -> Report."""
+
+
+class SharedEvaluation(NamedTuple):
+    """An evaluation whose chains several processes draw together: all of them run it."""
+
+    evaluate: Evaluation
+
+    def __call__(self, key: Key, state: PyTree) -> Report:
+        return self.evaluate(key, state)

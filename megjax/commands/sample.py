@@ -5,7 +5,8 @@ and a report in --out. --space=data moves x itself, --space=none only draws.
 --kernel=neural takes a trained proposal: that of the run --proposal, by default of the
 run itself (where that trained its energy by MALA, this MALA at its last step size).
 --space=data --kernel=gibbs sweeps the units of a Boltzmann machine. Chains of over a
-minute are kept in --out/chunks: killed and started again, they go on.
+minute are kept in --out/chunks: killed and started again, they go on. Several
+processes split the chains over all their devices, and the main one writes.
 """
 
 import functools
@@ -67,6 +68,8 @@ CONFIG = flags.DEFINE_string(
     "config", None, "Config file of a run whose recipe is not megjax's."
 )
 OUT = flags.DEFINE_string("out", None, "Directory; default samples/ in the run.")
+PATHS = ("workdir", "proposal", "config", "out")
+"""Flags whose values may differ between processes, which see disks of their own."""
 
 
 def kernel(restored, proposal):
@@ -139,7 +142,7 @@ def labels(restored, proposal):
 def main() -> int:
     """Restores the run, samples, writes, prints; the exit status.
 
-    Of several processes the main one samples, on its own devices.
+    Several processes sample together, over the devices of all; the main one writes.
     """
     # Imported after the flags, so that --help and mistakes answer at once.
     import jax
@@ -150,22 +153,26 @@ def main() -> int:
     from megjax.training import loop
 
     distributed.find_devices()
+    app.check_flags(__name__, but=PATHS)
     workdir = experiment.run_directory(WORKDIR.value)
     out = checks.path(workdir / "samples" if OUT.value is None else OUT.value)
     recipe = experiment.own_recipe(CONFIG.value)
     restored = proposal = loop.restore(workdir, recipe=recipe)
     if KERNEL.value == "neural" and PROPOSAL.value is not None:
         proposal = loop.restore(checks.path(PROPOSAL.value))
-    if not distributed.is_main():
-        return 0
     kernel_fn, target_acceptance = kernel(restored, proposal)
-    # Now, since sampling may take hours.
-    atomic.folder(out)
+    if distributed.is_main():
+        # Now, since sampling may take hours.
+        atomic.folder(out)
     labels_fn = functools.partial(labels, restored, proposal)
     with (
-        loop.interruption() as interrupted,
+        loop.stopping() as interrupted,
         store.opened(
-            out / "chunks", labels_fn, draws=KEEP_DRAWS.value, interrupted=interrupted
+            out / "chunks",
+            labels_fn,
+            shared=True,
+            draws=KEEP_DRAWS.value,
+            interrupted=interrupted,
         ) as kept,
     ):
         try:
@@ -185,18 +192,22 @@ def main() -> int:
                 prior=PRIOR.value,
                 kernel_fn=kernel_fn,
                 target_acceptance=target_acceptance,
+                mesh=distributed.data_mesh(),
                 store=kept,
             )
         except store.Stopped as stopped:
             app.say(str(stopped), sys.stderr)
             return 128 + stopped.number
-        report = trace.write(found, out)
+        if distributed.is_main():
+            report = trace.write(found, out)
         kept.finish()
-    app.say(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
-    app.say("\n".join(trace.lines(report)))
+    distributed.done()
+    if distributed.is_main():
+        app.say(f"{NUM.value} samples of {workdir} at step {restored.step} in {out}/")
+        app.say("\n".join(trace.lines(report)))
     return 0
 
 
 def run() -> None:
     """The command."""
-    app.run(main, distributed=True)
+    app.run(main, distributed=True, preemptible=True)

@@ -19,7 +19,7 @@ from megjax.learners.base import Learner
 from megjax.metrics import energy_distance
 from megjax.sampling import draw
 from megjax.sampling import model as sampling
-from megjax.types import Array, Evaluation, Key, PyTree, Report
+from megjax.types import Array, Evaluation, Key, PyTree, Report, SharedEvaluation
 
 NUM_RECORDS = 20
 SHOWN = 100
@@ -115,6 +115,7 @@ def long_run(
     have the same random numbers: where they end alike, the starts are forgotten.
     """
 
+    @SharedEvaluation
     def evaluate(key, state):
         keys = jax.random.split(key, 4)
         num = min(num_chains, data.num_examples // 2)

@@ -21,7 +21,7 @@ from megjax.learners import proposal
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density, mcmc
 from megjax.sampling import draw
-from megjax.types import Evaluation, LogDensityFn, Report
+from megjax.types import Evaluation, LogDensityFn, Report, SharedEvaluation
 
 
 class Trial(NamedTuple):
@@ -49,6 +49,7 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
     Also ess_above per gradient and per 5000 transitions, the columns of the paper.
     """
 
+    @SharedEvaluation
     def evaluate(key, state):
         draws, seconds = _chains(learner, trial, key, state)
         x = draws.observations["x"]
@@ -81,6 +82,7 @@ def first_marginal(learner: Learner, trial: Trial, *, std: float) -> Evaluation:
 
     fresh = trial._replace(start_fn=starts, burn_in=trial.burn_in + trial.num_steps - 1)
 
+    @SharedEvaluation
     def evaluate(key, state):
         draws, _ = _chains(learner, fresh._replace(num_steps=1), key, state)
         first = np.float64(draws.observations["x"][:, -1, 0]) / std

@@ -14,7 +14,7 @@ import numpy as np
 from megjax import plotting
 from megjax.metrics import frechet, mcmc
 from megjax.sampling import draw
-from megjax.types import Evaluation, Report
+from megjax.types import Evaluation, Report, SharedEvaluation
 
 SHOWN = 64
 
@@ -83,6 +83,7 @@ def equal_gradients(setup: Setup, entries: Mapping[str, Entry]) -> Evaluation:
                 f"multiple of {entry.num_gradients}."
             )
 
+    @SharedEvaluation
     def evaluate(key, state):
         start_key, draw_key = jax.random.split(key)
         starts = setup.start_fn(start_key, setup.num_chains)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax import random
+from megjax import distributed, random
 from megjax.samplers.kernel import Kernel, check_step_size
 from megjax.types import Array, Key, PyTree
 
@@ -123,7 +123,8 @@ def warm_up(
         count = tuner.num_updates
         step_keys = jax.vmap(random.fold_in, (0, None))(keys, count)
         states, infos = jax.vmap(step)(step_keys, states)
-        mean = jnp.mean(infos.acceptance_rate)
+        # In one order however many devices and processes hold the chains.
+        mean = jnp.mean(distributed.whole(infos.acceptance_rate))
         return (states, updated(tuner, mean, target_acceptance=target_acceptance)), None
 
     turns = num_steps + 1 if unroll else 1

@@ -6,6 +6,7 @@ nothing, and weights are freed with whoever holds them.
 """
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import logging
@@ -25,6 +26,7 @@ from megjax.types import Array, Key, PyTree
 
 LOG = logging.getLogger(__name__)
 STEPS_PER_CALL = 500
+_SHARED = contextvars.ContextVar("whether all processes share chains", default=False)
 
 
 class Chain(NamedTuple):
@@ -118,7 +120,7 @@ def chains(
     Raises ValueError at numbers that cannot be.
 
     The key of step i of chain c is fold_in(split(key, chains)[c], i). Chains are split
-    over the mesh that is set, or over all devices of this process.
+    over the mesh that is set, or over all devices of this process; see `shared`.
 
     >>> import jax, jax.numpy as jnp
     >>> from megjax.samplers import mala
@@ -148,6 +150,8 @@ def chains(
         for piece in pieces(key, run, params, states):
             states = piece.states
             found.append(piece.arrays)
+    if _SHARED.get():
+        states = distributed.gathered(states)
     arrays = joined(found)
     observations = plans.columns(arrays, plans.OBSERVED)
     return Draws(states, observations, plans.columns(arrays, plans.INFO))
@@ -200,17 +204,17 @@ def tuned(
     starts. limit: of step sizes. See `adaptation.warm_up`; the chains do not sample
     their target meanwhile. A step size that ran away is a warning in the log.
     """
-    tuner = adaptation.tuner(min(step_size, limit))
-    bounds = jnp.float32([limit, target_acceptance])
     with devices() as mesh:
-        params, states = distributed.replicate(params, mesh), _placed(states)
+        tuner = adaptation.tuner(min(step_size, limit))
+        bounds = jnp.float32([limit, target_acceptance])
+        key, params, states = _on_mesh(mesh, key, params, states)
         for first in range(0, num_steps, steps_per_call):
             size = min(steps_per_call, num_steps - first)
             states, tuner = _tuned(chain, size, key, params, states, tuner, bounds)
-    found = min(float(adaptation.step_size(tuner)), limit)
+        found = min(float(adaptation.step_size(tuner)), limit)
     if words := adaptation.failure(found, math.nan, target_acceptance):
         LOG.warning("%s", words)
-    return states, found
+    return distributed.gathered(states) if _SHARED.get() else states, found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -253,7 +257,7 @@ def pieces(key: Key, run: RunPlan, params: PyTree, states: PyTree) -> Iterator[P
     Drawn, or from disk. To be iterated under a mesh (`devices`).
     """
     mesh = jax.sharding.get_mesh()
-    params, states = distributed.replicate(params, mesh), _placed(states)
+    key, params, states = _on_mesh(mesh, key, params, states)
     form = jax.eval_shape(functools.partial(observed, run.chain), params, states)
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(form))
     piece = Piece(0, states, {})
@@ -360,14 +364,39 @@ def joined(arrays: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Chains are split over the devices of all processes, which all draw them.
+
+    What they start from may lie on the devices of each process alone; what they leave
+    is whole on each, on the host.
+    """
+    token = _SHARED.set(jax.process_count() > 1)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+@contextlib.contextmanager
 def devices(mesh: jax.sharding.Mesh | None = None) -> Iterator[jax.sharding.Mesh]:
-    """Runs on a mesh: the one given, the one set, or all devices of this process."""
+    """Runs on a mesh: the one given, the one set, or all devices of this process.
+
+    Of chains that are `shared` it is that of all devices, where none is given.
+    """
+    if mesh is None and _SHARED.get():
+        mesh = distributed.data_mesh()
     if mesh is None and not jax.sharding.get_mesh().empty:
         yield jax.sharding.get_mesh()
         return
     mesh = mesh or distributed.local_mesh()
     with jax.set_mesh(mesh):
         yield mesh
+
+
+def _on_mesh(mesh, key, params, states):
+    """The same on all devices of the mesh, states of chains split over them."""
+    key, states = distributed.portable((key, states), mesh)
+    return key, distributed.replicate(params, mesh), _placed(states)
 
 
 @jax.jit

@@ -110,7 +110,8 @@ def sample(
     default is the tilt p_G(x) exp(-E(x)), whose chains stay among the latents that the
     generator knows however long they run; the paper's target ("none") leaves them
     after some hundred steps.
-    mesh: chains are split over its devices, by default all of this process.
+    mesh: chains are split over its devices, by default all of this process; of a mesh
+        over several processes all call it, and get the same.
     store: where the chains are kept on disk while they run, and go on from.
     keep_draws: whether the trace has the position at every record.
 
@@ -151,7 +152,9 @@ def sample(
     settings |= {"space": space, **tuning}
     plan = None if space == "none" else _claimed(store, settings, num_snapshots)
     with draw.devices(mesh):
-        params = distributed.replicate(params, jax.sharding.get_mesh())
+        mesh = jax.sharding.get_mesh()
+        key = distributed.portable(key, mesh)
+        params = distributed.replicate(params, mesh)
         found = _groups(key, target, params, plan, store, settings)
         return found._replace(landscape=_landscape(learner, params, found))
 
@@ -426,15 +429,15 @@ def _plain(target, params, x) -> trace.Trace:
     """Samples of the learner without any step."""
     energy = jax.jit(_energies, static_argnums=0)(target, params, x)
     nothing = np.zeros((len(x), 0), np.float32)
+    x, energy = map(np.asarray, distributed.gathered((x, energy)))
     rms = np.sqrt(np.mean(np.square(x).reshape(len(x), -1), axis=1))
-    x = np.asarray(x)
     return trace.Trace(
         x=x,
         before=x,
         z=None,
         snapshots=x[: trace.SHOWN_CHAINS, None],
         times=np.array([0]),
-        energy=np.asarray(energy)[:, None],
+        energy=energy[:, None],
         rms=rms[:, None],
         step_size=math.nan,
         inverse_temperature=float(params["inverse_temperature"]),
@@ -451,7 +454,8 @@ def _started(key, run, params, start_fn, settings) -> tuple[PyTree, float]:
 
     def make():
         states, step_size = init_fn(start_fn()), settings["step_size"]
-        _check_start(draw.observed(run.chain, params, states)["energy"])
+        energy = draw.observed(run.chain, params, states)["energy"]
+        _check_start(distributed.gathered(energy))
         if step_size is None:
             loose = settings["space"] == "latent" and settings["prior"] == "none"
             _, step_size = draw.tuned(
@@ -482,27 +486,35 @@ def _check_start(energy):
 
 def _trace(key, run, target, params, states) -> trace.Trace:
     """Draws one group of chains from their start to the end."""
-    data_fn = functools.partial(_data_jit, target, params["learner"])
+
+    def data_fn(position):
+        x = _data_jit(target, params["learner"], position)
+        return np.asarray(distributed.gathered(x))
+
     key, snapshots, arrays = jax.random.fold_in(key, 0), [], []
     for piece in draw.pieces(key, run, params, states):
         position = piece.states.position
         if piece.end == 0:
-            before = np.asarray(data_fn(position))
-            start = jax.device_get(draw.observed(run.chain, params, piece.states))
+            before = data_fn(position)
+            start = draw.observed(run.chain, params, piece.states)
+            start = jax.device_get(distributed.gathered(start))
             snapshots.append(before[: trace.SHOWN_CHAINS])
         elif piece.end in run.plan.times and run.group == 0:
-            snapshots.append(np.asarray(data_fn(position[: trace.SHOWN_CHAINS])))
+            snapshots.append(data_fn(position[: trace.SHOWN_CHAINS]))
         arrays.append(piece.arrays)
     arrays = draw.joined(arrays)
-    observed = plans.columns(arrays, plans.OBSERVED)
+    observed, is_latent = (
+        plans.columns(arrays, plans.OBSERVED),
+        target.space == "latent",
+    )
     record = {
         name: np.concatenate([start[name][:, None], observed[name]], axis=1)
         for name in ("energy", "rms")
     }
     return trace.Trace(
-        x=np.asarray(data_fn(position)),
+        x=data_fn(position),
         before=before,
-        z=np.asarray(position) if target.space == "latent" else None,
+        z=np.asarray(distributed.gathered(position)) if is_latent else None,
         snapshots=np.stack(snapshots, axis=1),
         times=np.array(run.plan.times),
         step_size=params["step_size"],
@@ -570,7 +582,8 @@ def _landscape(learner, params, found) -> trace.Landscape | None:
     grid = grid_density.grid(size=200, extent=1.15 * max(float(reach), 1e-3))
     energies = _grid_energies(learner, params["learner"], grid)
     log_masses = grid_density.cell_log_masses(energies, params["inverse_temperature"])
-    values = np.exp(np.asarray(log_masses) - grid.log_cell_area)
+    log_masses = np.asarray(distributed.gathered(log_masses))
+    values = np.exp(log_masses - grid.log_cell_area)
     window = (-grid.extent, grid.extent, -grid.extent, grid.extent)
     return trace.Landscape(values.reshape(grid.size, grid.size), window)
 

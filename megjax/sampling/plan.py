@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from megjax import distributed
 from megjax.samplers import kernel
 
 MAX_RECORDS = 10_000
@@ -133,7 +134,7 @@ class Record:
         if begin < 0:
             jax.block_until_ready(trajectory)
             return
-        observations, infos = jax.device_get(trajectory)
+        observations, infos = jax.device_get(distributed.gathered(trajectory))
         means = self._closed(begin + call.num_steps, call, infos)
         if means is not None:
             found = {OBSERVED + k: v for k, v in observations.items()}

@@ -23,7 +23,7 @@ import numpy as np
 import tqdm
 from tqdm.contrib import logging as tqdm_logging
 
-from megjax import checks
+from megjax import checks, distributed
 from megjax.io import atomic
 from megjax.types import PyTree
 
@@ -169,9 +169,7 @@ class TraceStore:
         """
         self.progress.add(num_steps)
         number = self.interrupted()
-        due = time.monotonic() - self.saved >= SAVE_SECONDS
-        worth = self.kept or self.progress.total > LONG
-        if self.directory and (due or (number and worth)):
+        if self.directory and self._is_due(number):
             self._keep()
             self._write(DRAFT_FILE, draft_fn())
         if number:
@@ -191,6 +189,11 @@ class TraceStore:
             # There may be files that are not ours.
             with contextlib.suppress(OSError):
                 self.directory.rmdir()
+
+    def _is_due(self, number: int | None) -> bool:
+        """Whether it is time for a draft; number: of a signal that came."""
+        due = time.monotonic() - self.saved >= SAVE_SECONDS
+        return due or bool(number and (self.kept or self.progress.total > LONG))
 
     def _keep(self) -> None:
         """From now on the run is on disk."""
@@ -263,6 +266,65 @@ class TraceStore:
         return [end for end in ends if end % thin == 0 or end == steps]
 
 
+class SharedStore(TraceStore):
+    """The store of a run that several processes draw together: the main one's disk.
+
+    All call its methods at the same points, with the same chunks, and are given what
+    the main one reads. `interrupted` tells all of them the same.
+    """
+
+    def claim(self, settings: Mapping[str, Any], total: int, thin: int) -> int:
+        if distributed.is_main():
+            thin = super().claim(settings, total, thin)
+        else:
+            self.show(total, shown=False)
+        return int(distributed.broadcast(np.int64(thin)))
+
+    def chunk(self, group: int, begin: int) -> Chunk | None:
+        return _sent(super().chunk(group, begin) if distributed.is_main() else None)
+
+    def end(self, group: int, begin: int) -> int | None:
+        end = super().end(group, begin) if distributed.is_main() else None
+        return int(distributed.broadcast(np.int64(end or 0))) or None
+
+    def draft(self, group: int, begin: int, end: int) -> Chunk | None:
+        found = super().draft(group, begin, end) if distributed.is_main() else None
+        return _sent(found)
+
+    def add(self, chunk: Chunk) -> None:
+        if distributed.is_main():
+            super().add(chunk)
+
+    def finish(self) -> None:
+        if distributed.is_main():
+            super().finish()
+
+    def _is_due(self, number: int | None) -> bool:
+        return bool(distributed.broadcast(np.uint8(super()._is_due(number))))
+
+    def _keep(self) -> None:
+        if distributed.is_main():
+            super()._keep()
+        self.kept = True
+
+    def _write(self, name: str, chunk: Chunk) -> None:
+        if distributed.is_main():
+            super()._write(name, chunk)
+
+
+def _sent(chunk: Chunk | None) -> Chunk | None:
+    """The chunk of the main process on every one."""
+    arrays = dict(chunk.arrays) if chunk else {}
+    forms = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    text = distributed.broadcast_text(json.dumps(chunk and [*chunk[:3], forms]))
+    if (received := json.loads(text)) is None:
+        return None
+    *place, forms = received
+    if not distributed.is_main():
+        arrays = {k: np.zeros(shape, dtype) for k, (dtype, shape) in forms.items()}
+    return Chunk(*place, {k: distributed.broadcast(arrays[k]) for k in forms})
+
+
 class Progress:
     """How far a run is: a bar on a terminal, else a line in the log now and then."""
 
@@ -301,13 +363,17 @@ class Progress:
 
 @contextlib.contextmanager
 def opened(
-    directory: str | pathlib.Path, labels=dict, **options
+    directory: str | pathlib.Path, labels=dict, *, shared: bool = False, **options
 ) -> Iterator[TraceStore]:
     """The store of the chains in a directory, which need not be there yet.
 
-    labels, options: as of `TraceStore`.
+    labels, options: as of `TraceStore`. shared: whether all processes draw them
+    together; else each of several has a directory of its own.
     """
-    kept = TraceStore(checks.path(directory), labels, **options)
+    of_all = shared and jax.process_count() > 1
+    kept = (SharedStore if of_all else TraceStore)(
+        checks.path(directory), labels, **options
+    )
     with kept.stack:
         if sys.stderr.isatty():
             # Lines of the log go above the bar.
@@ -327,7 +393,8 @@ def unkept(total: int, *, shown: bool) -> Iterator[TraceStore]:
 
 def leaves(tree: PyTree) -> dict[str, Any]:
     """The leaves of a PyTree as arrays of a chunk."""
-    return {f"{LEAF}{i}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+    found = jax.tree.leaves(distributed.gathered(tree))
+    return {f"{LEAF}{i}": leaf for i, leaf in enumerate(found)}
 
 
 def draws(directory: str | pathlib.Path) -> np.ndarray:

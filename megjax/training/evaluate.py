@@ -1,5 +1,6 @@
 """What a trained run is worth: the evaluations its config names, in one file."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -11,9 +12,10 @@ import numpy as np
 
 from megjax import checks, distributed, plotting
 from megjax.io import atomic
+from megjax.sampling import draw
 from megjax.training import loop
 from megjax.training.experiment import Experiment
-from megjax.types import Evaluation, Report
+from megjax.types import Evaluation, Report, SharedEvaluation
 
 FILE_NAME = "evaluation.json"
 
@@ -42,27 +44,50 @@ def evaluate(
     `out` gets evaluation.json, where an entry replaces the former one of its name, and
     NAME_PICTURE.png. seed: of everything random; the same for every evaluation.
     Raises at once what `chosen` and `read` do, and OSError where `out` cannot be.
+
+    Of several processes all call it, and the main one alone gets reports and writes.
+    Evaluations that share their chains come first, and are run by all of them; the main
+    one then runs the others.
     """
     evaluations = chosen(restored.experiment(), names)
     out = checks.path(out)
-    read(out)
-    atomic.folder(out)
+    if jax.process_count() > 1:
+        evaluations = _in_turn(evaluations)
+    if distributed.is_main():
+        read(out)
+        atomic.folder(out)
     return _reports(restored, evaluations, out, seed)
+
+
+def _in_turn(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """First those that all processes run, then in the main process the others.
+
+    So that nobody waits in a collective for what the main one does by itself.
+    """
+    shared, own = {}, {}
+    for name, evaluation in evaluations.items():
+        (shared if isinstance(evaluation, SharedEvaluation) else own)[name] = evaluation
+    return shared | (own if distributed.is_main() else {})
 
 
 def _reports(restored, evaluations, out, seed) -> Iterator[tuple[str, Report]]:
     for name, evaluation in evaluations.items():
         start = time.perf_counter()
-        with jax.set_mesh(distributed.local_mesh()):
+        is_shared = isinstance(evaluation, SharedEvaluation)
+        together = draw.shared() if is_shared else contextlib.nullcontext()
+        with jax.set_mesh(distributed.local_mesh()), together:
             report = evaluation(loop.keys(seed).evaluation, restored.state)
+        if not distributed.is_main():
+            continue
         seconds = time.perf_counter() - start
+        num_devices = jax.device_count() if is_shared else jax.local_device_count()
         for picture, pixels in report.pictures.items():
             plotting.write_png(out / f"{name}_{picture}.png", pixels)
         entry = {
             "step": restored.step,
             "seed": seed,
             "seconds": round(seconds, 3),
-            "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+            "device": f"{num_devices} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
             "metrics": {k: _number(v) for k, v in report.metrics.items()},
         }

@@ -325,7 +325,7 @@ def train(
     _check(config)
     with (
         jax.set_mesh(distributed.data_mesh(devices)),
-        _stopping() as interrupted,
+        stopping() as interrupted,
         checkpoint.opened(workdir, keep=config.train.keep) as checkpoints,
     ):
         checkpoint.claim(workdir, _record(config, built, name))
@@ -575,7 +575,7 @@ def interruption() -> Iterator[Callable[[], int | None]]:
 
 
 @contextlib.contextmanager
-def _stopping() -> Iterator[Callable[[], int | None]]:
+def stopping() -> Iterator[Callable[[], int | None]]:
     """The question of `interruption` for all processes of a run at once.
 
     All see a signal to one at the same call: the JAX runtime takes SIGTERM,

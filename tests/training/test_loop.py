@@ -127,7 +127,7 @@ def signalled(monkeypatch, stop):
     def interruption():
         yield lambda: signal.SIGTERM if next(steps, None) == stop else None
 
-    monkeypatch.setattr(loop, "_stopping", interruption)
+    monkeypatch.setattr(loop, "stopping", interruption)
 
 
 def steps_on_disk(workdir):
