@@ -1,1 +1,1 @@
-"""Densities to sample: targets with known moments, logistic regressions, posteriors with reference moments."""
+"""Densities to sample: targets with known moments, posteriors of common models."""
