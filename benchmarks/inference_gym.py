@@ -1,4 +1,4 @@
-"""Posteriors of inference_gym by `megjax.sample` and other samplers, against its moments.
+"""Posteriors of inference_gym by `megjax.sample` and others, against its moments.
 
     python -m benchmarks.inference_gym --data_dir=../shared/data
     python -m benchmarks.inference_gym --targets=radon --kernels=nuts,mclmc
@@ -189,7 +189,7 @@ def measured(posterior, position, record, share, training) -> dict:
 
 
 def compared(quantities, reference: posteriors.Reference) -> dict:
-    """Errors of quantities [chains, draws, ...] in standard errors, and effective draws."""
+    """Errors of quantities [chains, draws, ...], and their effective draws."""
     errors, sizes, r_hats, far = {"mean": [], "variance": []}, [], [], []
     for name, values in quantities.items():
         x = np.asarray(values, np.float64)

@@ -22,9 +22,9 @@ FILE = pathlib.Path(__file__).with_suffix(".npz")
 
 
 class Reference(NamedTuple):
-    """Moments of the quantities, name -> float64, by long runs of Stan or by quadrature.
+    """Moments of the quantities, name -> float64: of long runs of Stan, or exact.
 
-    error: the standard error of `mean`; of `std` it is not known. num_draws: of Stan, all
+    error: the standard error of `mean`; of `std` it is not known. num_draws: of all
     chains together; 0 where the moments are exact.
     """
 
@@ -104,8 +104,8 @@ def eight_schools() -> Posterior:
 def german_credit(data_dir: str | None = None) -> Posterior:
     """Logistic regression of bad credits on 24 columns, priors N(0, 1): 25 weights.
 
-    Of 1000 credits. The data are UCI's (`logistic.table`), which come not with the package. The
-    intercept is the last weight. Raises FileNotFoundError and ValueError as
+    Of 1000 credits; the intercept is the last weight. The data are UCI's, which do not
+    come with the package. Raises FileNotFoundError and ValueError as
     `logistic.regression`.
     """
     log_likelihood = _credits(data_dir)
@@ -186,11 +186,12 @@ def brownian_motion(*, known_scales: bool = False) -> Posterior:
     """A random walk of 30 steps with noise, of which 10 are not observed.
 
     32 coordinates: the steps in units of their scale, and both scales' logarithms,
-    under N(0, 2^2); a neck where the noise is small. With known scales (0.1 of the steps,
-    0.15 of the noise) 30, and a Gaussian.
+    under N(0, 2^2). It narrows where the noise is small, so that NUTS diverges there
+    unless its steps are short (`target_acceptance=0.99`). With known scales, 0.1 of the
+    steps and 0.15 of the noise, it has 30 coordinates and is Gaussian.
 
-    With unknown scales the reference is a quadrature's. inference_gym's means are up to
-    18 of their standard errors away from it: Stan's chains, centred, did not mix there.
+    With unknown scales the reference is a quadrature's: inference_gym's means are up to
+    18 of their standard errors away from it.
     """
     observed = _arrays()["data/brownian_motion/observed"]
     is_observed = np.isfinite(observed)
@@ -238,10 +239,11 @@ def brownian_motion(*, known_scales: bool = False) -> Posterior:
 
 
 def stochastic_volatility() -> Posterior:
-    """Volatility of 100 days of the S&P 500, a process AR(1) in its log: 103 coordinates.
+    """Volatility of 100 days of the S&P 500, AR(1) in its log: 103 coordinates.
 
-    (persistence + 1) / 2 ~ Beta(20, 1.5), the mean of the log-volatility ~ Cauchy(0, 5),
-    the scale of its shocks ~ half-Cauchy(2); returns ~ N(0, exp(log-volatility)).
+    (persistence + 1) / 2 ~ Beta(20, 1.5), the mean of the log-volatility ~
+    Cauchy(0, 5), the scale of its shocks ~ half-Cauchy(2); returns ~
+    N(0, exp(log-volatility)).
     """
     returns = _arrays()["data/stochastic_volatility/returns"]
 
@@ -283,9 +285,9 @@ def stochastic_volatility() -> Posterior:
 
 
 def radon() -> Posterior:
-    """Radon in 919 houses of 85 counties of Minnesota (Gelman and Hill 2007): 90 coordinates.
+    """Radon in 919 houses of 85 counties of Minnesota: 91 coordinates.
 
-    Log-radon on the county's log-uranium, the floor, the county's mean floor and the
+    Gelman and Hill 2007. Log-radon on the county's log-uranium, the floor, the county's mean floor and the
     county; uniform priors of both scales on (0, 100).
     """
     arrays = {k: _arrays()[f"data/radon/{k}"] for k in RADON}
