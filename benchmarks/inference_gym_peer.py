@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from megjax.densities import posteriors
 
 LOCAL_STEPS, GLOBAL_STEPS, LOOPS, EPOCHS = 100, 10, 20, 20
-"""Of flowMC: steps of MALA and of the flow in a loop, loops that train and that do not."""
+"""Of flowMC: steps of MALA and of the flow in a loop; loops with and without training."""
 
 
 RUNS = []

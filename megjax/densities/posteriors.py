@@ -287,8 +287,8 @@ def stochastic_volatility() -> Posterior:
 def radon() -> Posterior:
     """Radon in 919 houses of 85 counties of Minnesota: 91 coordinates.
 
-    Gelman and Hill 2007. Log-radon on the county's log-uranium, the floor, the county's mean floor and the
-    county; uniform priors of both scales on (0, 100).
+    Gelman and Hill 2007. Log-radon on the county's log-uranium, the floor, the county's
+    mean floor and the county; uniform priors of both scales on (0, 100).
     """
     arrays = {k: _arrays()[f"data/radon/{k}"] for k in RADON}
     county, floor = arrays["county"].astype(np.int32), np.float64(arrays["floor"])
