@@ -1,9 +1,9 @@
-"""Posteriors of inference_gym by `megjax.sample` and others, against its moments.
+r"""Posteriors of inference_gym by `megjax.sample` and others, against its moments.
 
     python -m benchmarks.inference_gym --data_dir=../shared/data
     python -m benchmarks.inference_gym --targets=radon --kernels=nuts,mclmc
     python -m benchmarks.inference_gym --kernels= --numpyro_python=PYTHON \
-        --nutpie_python=PYTHON --flowmc_python=PYTHON
+        --nutpie_python=PYTHON
 
 Prints a line of JSON per posterior and sampler. Errors of means and of variances about
 the reference mean are in standard errors, ours (of the effective draws, for variances
@@ -14,8 +14,10 @@ be that of as many effective draws as its mean has, at most of all its draws.
 Seconds are of the CPU: of a call with compilation (`first_seconds`, of "learned" with
 its training) and of a second one, warm-up included. Effective draws are the least of
 all quantities and their squares, of the second call. `with_warm_up` is effective draws
-per second at so many draws of all chains, training included and compilation not, if a
-step of the warm-up costs what a draw does.
+per second at so many draws of all chains, warm-up included and compilation not, if a
+step of the warm-up costs what a draw does. A second call of "learned" takes the trained
+proposal from a file, but measures NUTS and it again: it has no `with_warm_up`, its
+seconds are mostly of these, and its gradients are those of its draws alone.
 
 Peers run `benchmarks/inference_gym_peer.py` with a Python that has them and jax; they
 sample the same function from the same starts.
@@ -63,7 +65,7 @@ X64 = flags.DEFINE_bool("x64", False, "Whether to sample in float64.")
 SEED = flags.DEFINE_integer("seed", 0, "Of starts and chains.")
 PEERS = {
     name: flags.DEFINE_string(f"{name}_python", None, f"A Python with {name} and jax.")
-    for name in ("numpyro", "nutpie", "flowmc")
+    for name in ("numpyro", "nutpie")
 }
 ACCEPTANCE = {"brownian_motion": 0.99}
 """Targets of NUTS' step size that are not `DEFAULT_ACCEPTANCE`."""
@@ -130,11 +132,13 @@ def ours(posterior, kernel: str) -> dict:
     record = {"used": draws.attrs["kernel"]} if kernel == "learned" else {}
     if "diverging" in sample_stats:
         record["divergences"] = int(sample_stats["diverging"].sum())
-    training = float(before.attrs.get("training_seconds", 0.0))
     record |= {"first_seconds": first, "seconds": second}
     record["gradients"] = per_step * steps * NUM_CHAINS.value
-    share = NUM_WARMUP.value / steps
-    return record | measured(posterior, position, record, share, training)
+    if kernel == "learned":
+        record["training_seconds"] = float(before.attrs.get("training_seconds", 0.0))
+        record["gradients"] = per_step * NUM_DRAWS.value * NUM_CHAINS.value
+    share = None if kernel == "learned" else NUM_WARMUP.value / steps
+    return record | measured(posterior, position, record, share)
 
 
 def peer(posterior, name: str, python: str) -> dict:
@@ -159,7 +163,7 @@ def peer(posterior, name: str, python: str) -> dict:
             found = dict(file)
     record = json.loads(str(found["record"]))
     position = jax.vmap(jax.vmap(unravel))(found["x"].astype(np.float32))
-    return record | measured(posterior, position, record, record.pop("share"), 0.0)
+    return record | measured(posterior, position, record, record.pop("share"))
 
 
 def acceptance(posterior) -> float:
@@ -167,25 +171,24 @@ def acceptance(posterior) -> float:
     return ACCEPTANCE.get(posterior.name, DEFAULT_ACCEPTANCE)
 
 
-def measured(posterior, position, record, share, training) -> dict:
+def measured(posterior, position, record, share) -> dict:
     """Errors and efficiency of draws, name -> [chains, draws, ...].
 
-    share: of the seconds that are the warm-up's. training: seconds besides.
+    share: of the seconds that are the warm-up's, None where that is not known.
     """
     quantities = jax.jit(jax.vmap(jax.vmap(posterior.quantities)))(position)
     found = compared(quantities, posterior.reference)
     ess, seconds = found["ess"], record["seconds"]
-    chains, num = next(iter(quantities.values())).shape[:2]
-    per_draw = (1 - share) * seconds / (chains * num)
-    fixed = share * seconds + training
-    return found | {
-        "ess_per_gradient": ess / record["gradients"],
-        "ess_per_second": ess / seconds,
-        "with_warm_up": {
-            size: ess / (chains * num) * size / (fixed + size * per_draw)
+    found["ess_per_gradient"] = ess / record["gradients"]
+    found["ess_per_second"] = ess / seconds
+    if share is not None:
+        chains, num = next(iter(quantities.values())).shape[:2]
+        # Warm-up once, and draws at what they cost and are worth here.
+        found["with_warm_up"] = {
+            size: ess / seconds / (share * chains * num / size + 1 - share)
             for size in SIZES
-        },
-    }
+        }
+    return found
 
 
 def compared(quantities, reference: posteriors.Reference) -> dict:

@@ -1,12 +1,12 @@
 """Other samplers on a posterior of megjax, for `benchmarks.inference_gym`.
 
-    PYTHON benchmarks/inference_gym_peer.py numpyro|nutpie|flowmc GIVEN.npz
+    PYTHON benchmarks/inference_gym_peer.py numpyro|nutpie GIVEN.npz
 
 Needs the sampler and jax. GIVEN.npz has starts [chains, dim] and settings; draws of a
 second run go to found.npz beside it, with the CPU seconds of both and the gradients of
-the second. numpyro and nutpie: NUTS, all chains on one core, with as many steps of
-warm-up. flowMC: its bundle of MALA and a rational quadratic spline, half of whose loops
-train the flow and are thrown away; the settings are those of its documentation.
+the second. Both are NUTS with a diagonal mass matrix, as many steps of warm-up, and all
+chains on one core: numpyro's side by side, nutpie's one after the other, with the
+gradient called from Python.
 """
 
 import argparse
@@ -23,10 +23,6 @@ from jax.flatten_util import ravel_pytree
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from megjax.densities import posteriors
-
-LOCAL_STEPS, GLOBAL_STEPS, LOOPS, EPOCHS = 100, 10, 20, 20
-"""Of flowMC: steps of MALA and of the flow in a loop; loops with and without training."""
-
 
 RUNS = []
 """What has compiled, for the second run."""
@@ -101,41 +97,10 @@ def nutpie(log_density, starts, settings, seed):
     return x, sum(counts), counts[0] / sum(counts)
 
 
-def flowmc(log_density, starts, settings, seed):
-    """As `numpyro`; more chains, around the starts."""
-    from flowMC.resource_strategy_bundle import RQSpline_MALA
-    from flowMC.Sampler import Sampler
-
-    keys = jax.random.split(jax.random.key(seed), 3)
-    num, dim = 20, starts.shape[1]
-    bundle = RQSpline_MALA.RQSpline_MALA_Bundle(
-        keys[0],
-        num,
-        dim,
-        lambda x, data: log_density(x),
-        LOCAL_STEPS,
-        GLOBAL_STEPS,
-        LOOPS,
-        LOOPS,
-        EPOCHS,
-    )
-    sampler = Sampler(
-        n_dim=dim,
-        n_chains=num,
-        rng_key=keys[1],
-        resource_strategy_bundles=bundle,
-        checkpoint_interval=0.0,
-    )
-    sampler.sample(jax.random.normal(keys[2], (num, dim)), {})
-    x = np.asarray(sampler.resources["positions_production"].data)
-    # Of MALA, and none of the flow's; twice a step, as its kernel is written.
-    return x, 2 * num * 2 * LOOPS * LOCAL_STEPS, 0.5
-
-
 def main() -> None:
     """Writes found.npz."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("sampler", choices=("numpyro", "nutpie", "flowmc"))
+    parser.add_argument("sampler", choices=("numpyro", "nutpie"))
     parser.add_argument("given", type=pathlib.Path)
     given = parser.parse_args()
     with np.load(given.given) as file:
