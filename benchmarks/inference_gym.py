@@ -61,6 +61,9 @@ NUM_DRAWS = flags.DEFINE_integer("draws", 1000, "Of every chain.", 100)
 THIN = flags.DEFINE_integer("thin", 5, "Steps of mclmc to a draw.", 1)
 BUDGET = flags.DEFINE_float("budget", 60.0, "Seconds of training of learned.", 0.0)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Of the Statlog sets.")
+TARGET_ACCEPTANCE = flags.DEFINE_float(
+    "target_acceptance", None, "Of NUTS, in place of 0.99 or 0.9.", 0.0, 1.0
+)
 X64 = flags.DEFINE_bool("x64", False, "Whether to sample in float64.")
 SEED = flags.DEFINE_integer("seed", 0, "Of starts and chains.")
 PEERS = {
@@ -168,7 +171,8 @@ def peer(posterior, name: str, python: str) -> dict:
 
 def acceptance(posterior) -> float:
     """That NUTS' step size is tuned for."""
-    return ACCEPTANCE.get(posterior.name, DEFAULT_ACCEPTANCE)
+    found = ACCEPTANCE.get(posterior.name, DEFAULT_ACCEPTANCE)
+    return TARGET_ACCEPTANCE.value or found
 
 
 def measured(posterior, position, record, share) -> dict:
