@@ -1,1 +1,1 @@
-"""Densities to sample: targets with known moments, logistic regressions."""
+"""Densities to sample: targets with known moments, posteriors of common models."""
