@@ -1,9 +1,9 @@
-"""How `benchmarks.inference_gym` holds draws against a reference."""
+"""How `benchmarks.moments` holds draws against a reference."""
 
 import numpy as np
 import pytest
 
-from benchmarks import inference_gym
+from benchmarks import moments
 from megjax.densities import posteriors
 
 
@@ -20,7 +20,7 @@ def draws():
 
 
 def test_the_right_moments_are_a_few_standard_errors_away(draws):
-    found = inference_gym.compared(draws, reference([1, -2], [0, 0], [1, 3]))
+    found = moments.compared(draws, reference([1, -2], [0, 0], [1, 3]))
     assert found["quantities"] == 2 and found["num_far"] == 0
     assert found["largest_mean_error"] < 3.5 and found["largest_variance_error"] < 3.5
     assert 5000 < found["ess"] < 10000
@@ -35,7 +35,7 @@ def test_the_right_moments_are_a_few_standard_errors_away(draws):
     [([1.1, -2], [1, 3], "mean", 8.9), ([1, -2], [1, 3.3], "variance", 11.9)],
 )
 def test_wrong_moments_are_named(draws, mean, std, kind, errors):
-    found = inference_gym.compared(draws, reference(mean, [0, 0], std))
+    found = moments.compared(draws, reference(mean, [0, 0], std))
     assert found["num_far"] == 1
     index = 0 if kind == "mean" else 1
     assert found["far"][0].startswith(f"{kind} of x[{index}]: ")
@@ -44,7 +44,7 @@ def test_wrong_moments_are_named(draws, mean, std, kind, errors):
 
 def test_errors_of_the_reference_count(draws):
     """0.1 away, of a reference known to 0.1: one standard error, not nine."""
-    found = inference_gym.compared(draws, reference([1.1, -2], [0.1, 0.1], [1, 3]))
+    found = moments.compared(draws, reference([1.1, -2], [0.1, 0.1], [1, 3]))
     assert found["num_far"] == 0
     assert 0.8 < found["largest_mean_error"] < 1.2
 
@@ -53,5 +53,5 @@ def test_errors_of_the_reference_count(draws):
 def test_draws_that_are_not_finite_are_far():
     x = np.random.default_rng(1).normal(size=(4, 500, 1))
     x[0] = np.inf
-    found = inference_gym.compared({"x": x}, reference([0], [0], [1]))
+    found = moments.compared({"x": x}, reference([0], [0], [1]))
     assert found["num_far"] == 2
