@@ -245,9 +245,12 @@ def inference_data(groups: Mapping[str, Mapping[str, np.ndarray]]):
                 f"{name} has [chains, draws] {list(form)}, and {next(iter(forms))} "
                 f"{list(expected)}: give arrays of the same chains and draws."
             )
-    if "posterior" in inspect.signature(arviz.from_dict).parameters:
+    parameters = inspect.signature(arviz.from_dict).parameters
+    if "posterior" in parameters:
         return arviz.from_dict(**groups)
-    return arviz.from_dict(groups)
+    # SMC has more chains than draws of each, which ArviZ takes for a mistake.
+    known = {"check_conventions"} & parameters.keys()
+    return arviz.from_dict(groups, **dict.fromkeys(known, False))
 
 
 def acceptance(

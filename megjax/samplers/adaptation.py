@@ -73,7 +73,8 @@ def failure(step_size: float, acceptance: float, target: float) -> str | None:
     acceptance: mean of the chains that ran with it; NaN where it is not known.
     """
     if not SMALLEST < step_size < LARGEST:
-        few = not step_size >= LARGEST
+        # One that has grown beyond all numbers is NaN.
+        few = step_size <= SMALLEST
         cause = (
             "no step was short enough to be accepted: look for NaN, jumps and bounds of "
             "the density (bounds need a bijector), or start elsewhere"
