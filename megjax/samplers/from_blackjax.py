@@ -99,7 +99,7 @@ def nuts(
 
 
 def mclmc(log_density_fn: LogDensityFn, parameters: MclmcParameters) -> Kernel:
-    """Microcanonical Langevin Monte Carlo: one gradient per step, nothing rejected.
+    """Microcanonical Langevin Monte Carlo: two gradients per step, nothing rejected.
 
     Its draws have a bias that the tuning keeps small (5e-4 per dimension of variance
     of the energy's error). `init` needs a key: (position, key) -> state. Raises
