@@ -2,7 +2,7 @@
 
 Models, data and moments of inference_gym 0.0.5 (Sountsov, Radul et al. 2020, Apache
 License 2.0), in unbounded coordinates and with the log-determinants that these need.
-Hierarchies are written without centring. The file beside this one is written by
+Hierarchies are non-centred. The file beside this one is written by
 `benchmarks/inference_gym_data.py`.
 """
 
