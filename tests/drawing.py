@@ -5,6 +5,7 @@ python -m tests.drawing COORDINATOR NUM_PROCESSES PROCESS_ID FOLDER
 
 import pathlib
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +62,15 @@ def drawn(name, folder, mesh=None):
 
     Of all records there are positions in FOLDER/NAME.
     """
-    model.CHAINS_PER_CALL, draw.STEPS_PER_CALL, store.SAVE_SECONDS = 32, 5, 0
     settings = {"target_acceptance": 0.6, "num_snapshots": 3} | CASES[name]
     key, directory = jax.random.key(0), pathlib.Path(folder) / name
     draws = settings["steps"] > 0
-    with store.opened(directory, shared=True, draws=draws) as kept:
+    with (
+        mock.patch.object(model, "CHAINS_PER_CALL", 32),
+        mock.patch.object(draw, "STEPS_PER_CALL", 5),
+        mock.patch.object(store, "SAVE_SECONDS", 0),
+        store.opened(directory, shared=True, draws=draws) as kept,
+    ):
         return model.sample(key, LEARNER, STATE, mesh=mesh, store=kept, **settings)
 
 
