@@ -72,6 +72,7 @@ def sampling() -> dict[str, float]:
     starts = targets.starts(target, jax.random.key(0), NUM_CHAINS)
     finite = kernel.finite
     runners = {}
+    # Nothing else runs in this process: what is replaced need not survive an error.
     for name, function in (
         ("with", finite),
         ("again", finite),

@@ -3,7 +3,8 @@
     python -m benchmarks.modes --record=sampling/modes
 
 A benchmark passes what it prints through `recorded`. A row replaces the one of its label,
-where there is one; columns that are not measured keep what they have.
+where there is one; columns without a template keep what they have, and figures that the
+record lacks become `missing`.
 
 `fields` of a table has a row of templates for every row that a record makes, a template
 for each column, null where a cell is not measured: "{log_z:.4f} +- {log_z_error:.4f}".

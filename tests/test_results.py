@@ -269,7 +269,7 @@ def test_a_reproduced_table_is_recorded_as_it_is_printed(folder, monkeypatch, ca
 def test_mistakes_are_found_before_anything_runs(folder):
     flags.FLAGS.record = ["a/c"]
     with pytest.raises(ValueError, match="no table a/c: choose of a/b"):
-        recording.recorded(iter([1 / 0 for _ in ()]), [0])
+        recording.recorded((1 / 0 for _ in [0]), [0])
     results.write("a/b", TABLE | {"rows": TABLE["rows"][:1] * 2})
     record = {"target": "grid", "kernel": "nuts", "draws": 1}
     with pytest.raises(ValueError, match="2 rows are called '25 Gaussians, NUTS'"):

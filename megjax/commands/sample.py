@@ -139,17 +139,47 @@ def labels(restored, proposal):
     }
 
 
+def drawn(restored, proposal, moves, kept):
+    """The trace of all chains, as the flags say.
+
+    moves: what `kernel` returns. kept: the store of the chains.
+    """
+    import jax
+
+    from megjax import distributed
+    from megjax.sampling import model
+
+    kernel_fn, target_acceptance = moves
+    return model.sample(
+        jax.random.key(SEED.value),
+        restored.learner,
+        restored.state,
+        space=SPACE.value,
+        target=target(restored),
+        num=NUM.value,
+        resample=RESAMPLE.value,
+        steps=STEPS.value,
+        burn_in=BURN_IN.value,
+        thin=THIN.value,
+        step_size=STEP_SIZE.value,
+        inverse_temperature=inverse_temperature(proposal),
+        prior=PRIOR.value,
+        kernel_fn=kernel_fn,
+        target_acceptance=target_acceptance,
+        mesh=distributed.data_mesh(),
+        store=kept,
+    )
+
+
 def main() -> int:
     """Restores the run, samples, writes, prints; the exit status.
 
     Several processes sample together, over the devices of all; the main one writes.
     """
     # Imported after the flags, so that --help and mistakes answer at once.
-    import jax
-
     from megjax import distributed
     from megjax.io import atomic
-    from megjax.sampling import model, store, trace
+    from megjax.sampling import store, trace
     from megjax.training import loop
 
     distributed.find_devices()
@@ -160,7 +190,7 @@ def main() -> int:
     restored = proposal = loop.restore(workdir, recipe=recipe)
     if KERNEL.value == "neural" and PROPOSAL.value is not None:
         proposal = loop.restore(checks.path(PROPOSAL.value))
-    kernel_fn, target_acceptance = kernel(restored, proposal)
+    moves = kernel(restored, proposal)
     if distributed.is_main():
         # Now, since sampling may take hours.
         atomic.folder(out)
@@ -176,25 +206,7 @@ def main() -> int:
         ) as kept,
     ):
         try:
-            found = model.sample(
-                jax.random.key(SEED.value),
-                restored.learner,
-                restored.state,
-                space=SPACE.value,
-                target=target(restored),
-                num=NUM.value,
-                resample=RESAMPLE.value,
-                steps=STEPS.value,
-                burn_in=BURN_IN.value,
-                thin=THIN.value,
-                step_size=STEP_SIZE.value,
-                inverse_temperature=inverse_temperature(proposal),
-                prior=PRIOR.value,
-                kernel_fn=kernel_fn,
-                target_acceptance=target_acceptance,
-                mesh=distributed.data_mesh(),
-                store=kept,
-            )
+            found = drawn(restored, proposal, moves, kept)
         except store.Stopped as stopped:
             app.say(str(stopped), sys.stderr)
             return 128 + stopped.number

@@ -55,6 +55,10 @@ ITERATIONS_PER_CALL = 50
 WARMUP = 100
 """Iterations in which the learning rate rises."""
 
+LONGEST_STILL = 0.1
+"""Of a measure, for which a chain may stand still. One that stood longer may stand for
+longer than any measure, as chains in a narrow tail do, and its speed is not known."""
+
 NOISE = 3.0
 """How far two measures of one kernel can be apart. Where NUTS and the proposal are nearer
 than that, each has the median of three."""
@@ -359,10 +363,12 @@ class _Trial(NamedTuple):
     def settled(self, parameters, states, found):
         """(parameters, speeds) with medians where single measures may mislead.
 
-        found: speeds of the proposal, the last of which is replaced.
+        found: speeds of the proposal, the last of which is replaced. Not in calls of so
+        few draws that measures would take longer than these.
         """
         nuts = float(parameters.speeds.nuts)
-        if not nuts / NOISE < found[-1] < nuts * NOISE:
+        is_near = nuts / NOISE < found[-1] < nuts * NOISE
+        if not is_near or self.task.num_draws < 8 * self.num_steps:
             return parameters, found
         more = [
             [
@@ -423,12 +429,24 @@ def effective(x: np.ndarray) -> float:
     """Effective draws of [chains, draws, dim]: the least of all means and variances.
 
     0 where there are so few that chains may not have mixed: then one a chain is found,
-    however slow they are.
+    however slow they are; and where a chain stood still for too long.
     """
+    if longest_still(x) > LONGEST_STILL * x.shape[1]:
+        return 0.0
     x = np.asarray(x, np.float64)[..., :MAX_MEASURED]
     both = np.concatenate([x, (x - x.mean((0, 1))) ** 2], axis=2)
     found = np.min(mcmc.efficiencies(both)) * x.shape[0] * x.shape[1]
     return float(found) if found > RESOLVED * len(x) else 0.0
+
+
+def longest_still(x: np.ndarray) -> int:
+    """Most steps in a row for which a chain of [chains, draws, dim] did not move."""
+    still = np.all(x[:, 1:] == x[:, :-1], axis=2)
+    longest = run = np.zeros(len(x), int)
+    for column in still.T:
+        run = np.where(column, run + 1, 0)
+        longest = np.maximum(longest, run)
+    return int(longest.max())
 
 
 def report(parameters: Parameters, found: Any) -> tuple[dict[str, Any], list[str]]:

@@ -304,6 +304,16 @@ def test_effective_draws():
     assert learned.effective(still) == 0.0
 
 
+def test_a_chain_that_stands_still_for_long_has_no_speed():
+    """However well the others move: it may stand for longer than any measure."""
+    x = np.random.default_rng(0).normal(size=(16, 1000, 2))
+    assert learned.longest_still(x) == 0
+    x[3, 500:600] = x[3, 499]
+    assert learned.longest_still(x) == 100 and learned.effective(x) > 5000
+    x[3, 600] = x[3, 499]
+    assert learned.longest_still(x) == 101 and learned.effective(x) == 0.0
+
+
 def test_when_training_is_enough():
     """Hopeless ones, and those that save less time than they take, end early."""
 
@@ -334,9 +344,10 @@ def test_near_speeds_are_measured_again(monkeypatch):
         "speed",
         lambda self, index, parameters, states, is_learned: measures[is_learned].pop(),
     )
-    trial = learned._Trial(SMALL, *(None,) * 4)
+    task = types.SimpleNamespace(positions=np.zeros((16, 2)), num_draws=1000)
 
     def settled(nuts, found):
+        trial = learned._Trial(SMALL, task, *(None,) * 3)
         speeds = learned.Speeds(*np.float32([1.0, np.nan, nuts]), None)
         parameters = learned.Parameters(False, None, None, speeds)
         parameters, found = trial.settled(parameters, None, found)
@@ -344,6 +355,9 @@ def test_near_speeds_are_measured_again(monkeypatch):
 
     for clear in ((100.0, [5.0, 301.0]), (100.0, [5.0, 33.0]), (0.0, [5.0, 1.0])):
         assert settled(*clear) == clear
+    task.num_draws = 700
+    assert settled(100.0, [5.0, 110.0]) == (100.0, [5.0, 110.0])
+    task.num_draws = 1000
     assert settled(100.0, [5.0, 110.0]) == (120.0, [5.0, 90.0])
     assert measures == {True: [], False: []}
 
