@@ -25,7 +25,7 @@ from megjax.training import checkpoint, experiment
 CONFIG = experiment.define_flag()
 ITERATIONS = flags.DEFINE_integer("iterations", 1000, "That are timed.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Of the sampler's runs in turns.", 1)
-NUM_CHAINS, NUM_STEPS = 256, 200
+NUM_CHAINS, NUM_STEPS = 256, 2000
 
 
 def main() -> int:
