@@ -231,6 +231,45 @@ def test_a_figure_is_written_as_its_template_shows(template, value, cell):
     assert cells.filled(template, {"x": value, "a, b at .05": 7.0}) == cell
 
 
+def test_figures_that_a_run_lacks_are_dropped_by_name_and_kept_ones_said(
+    folder, capsys
+):
+    """A row is of one run: no older figure stays beside new ones without a word."""
+    record = {"target": "grid", "kernel": "nuts", "draws": 7, "log_z": float("nan")}
+    list(recording.recorded([record], [0]))
+    table = results.read("a/b")
+    assert table["rows"][0] == ["25 Gaussians", "**NUTS**", "7", "-", ".7"]
+    assert table["runs"]["25 Gaussians, NUTS"]["kept"] == ["paper"]
+    assert capsys.readouterr().err == (
+        "a/b, 25 Gaussians, NUTS: this run has no log Z, so .50 +- 0.10 is dropped\n"
+    )
+    # What was missing before, or is new, is not lost.
+    list(recording.recorded([record, record | {"kernel": "smc"}], [0]))
+    assert capsys.readouterr().err == ""
+    assert "kept" not in results.read("a/b")["runs"]["25 Gaussians, smc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [("NUTS", [7]), ("NUTS, seed 3", [3]), ("NUTS, mean of 3", [0, 1, 2])],
+)
+def test_a_record_may_name_its_seeds(folder, words, seeds):
+    record = {"target": "grid", "kernel": words, "draws": 7}
+    list(recording.recorded([record], [7]))
+    assert results.read("a/b")["runs"][f"25 Gaussians, {words}"]["seeds"] == seeds
+
+
+def test_a_record_of_another_table_is_passed_over(folder):
+    """As `adbench --published` makes rows of sets, then of methods."""
+    results.write("a/b", TABLE | {"fields": [["{set}", "{kernel}", "{n}", None, None]]})
+    list(recording.recorded([{"kernel": "hmc", "n": 1, "target": "grid"}], [0]))
+    assert results.read("a/b")["rows"] == TABLE["rows"]
+    table = {"command": "x", "columns": ["set", "KL"], "rows": [["old", "1"]]}
+    results.write("a/b", table)
+    list(recording.recorded([{"method": "PCA", "KL": 2}], [0]))
+    assert results.read("a/b")["rows"] == [["old", "1"]]
+
+
 def test_rows_are_on_disk_before_the_next_record(folder):
     def records():
         yield {"target": "grid", "kernel": "nuts", "draws": 1}
