@@ -107,15 +107,14 @@ def update(name: str, record: Mapping[str, object], run: Mapping[str, object]) -
     runs = table.get("runs", {})
     for row in rows(table, record):
         label = results.label(table, [cell or "" for cell in row])
-        before = dict(zip(table["columns"], _put(table, label, row)))
-        cells = dict(zip(table["columns"], row))
-        kept = [c for c, old in before.items() if old and cells[c] is None]
+        old, missing = _put(table, label, row), table.get("missing", "")
+        changes = list(zip(table["columns"], old, row))
+        kept = [column for column, before, cell in changes if before and cell is None]
         runs[label] = run | ({"kept": kept} if kept else {})
-        missing = table.get("missing", "")
         lost = [
-            f"no {column}, so {results.plain(old)} is dropped"
-            for column, old in before.items()
-            if cells[column] == missing and old not in ("", missing)
+            f"no {column}, so {results.plain(before)} is dropped"
+            for column, before, cell in changes
+            if cell == missing and before not in ("", missing)
         ]
         if lost:
             app.say(f"{name}, {label}: this run has {'; '.join(lost)}", sys.stderr)
