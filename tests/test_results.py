@@ -16,7 +16,11 @@ ROOT = results.ROOT
 NAMES = results.names()
 PAGES = [*(ROOT / "docs" / "results").glob("*.md"), ROOT / "README.md"]
 PAGES.append(ROOT / "RESULTS.md")
-SUMMARIES = [name for name in NAMES if name.startswith("summary/")]
+SUMMARIES = [
+    name
+    for name in NAMES
+    if results.read(name).get("command") == "python -m benchmarks.tables"
+]
 MEASURED = [name for name in NAMES if name not in SUMMARIES]
 FIGURE = re.compile(r"(?<![\w.])-?\d*\.\d+")
 
@@ -46,13 +50,31 @@ def test_a_file_is_on_its_page_once(name):
 def test_a_file_says_where_its_rows_come_from(name):
     table = results.read(name)
     for found in [table, *table.get("runs", {}).values()]:
-        assert found["command"]
+        assert found.get("command") or found["source"]
         if name in MEASURED:
             assert found["machine"] and found["versions"]["jax"] and found["seeds"]
-    for module in re.findall(r"python -m (\S+)", table["command"]):
+    command = table.get("command", "")
+    for module in re.findall(r"python -m (\S+)", command):
         assert importlib.util.find_spec(module)
-    for script in re.findall(r"(?:python |--config=)(\w\S*\.py)", table["command"]):
+    for script in re.findall(r"(?:python |--config=)(\w\S*\.py)", command):
         assert (ROOT / script).exists() or script == "configs/X.py"
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_command_records_a_table_or_it_says_why_none_does(name):
+    table = results.read(name)
+    if "source" in table:
+        assert "fields" not in table
+        return
+    found = re.search(r"python -m benchmarks\.(\w+)", table["command"])
+    if not found:  # `benchmarks.tables --workdir` records it.
+        assert "python train.py" in table["command"] and table["fields"]
+        return
+    text = (ROOT / "benchmarks" / f"{found[1]}.py").read_text()
+    assert "recording.recorded(" in text
+    if "fields" not in table:
+        for column in table["columns"]:
+            assert column in text + table["command"], column
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,7 +121,9 @@ def reproduced():
     """(table, what `benchmarks.reproduce` calls it); figure4 trains for its heads."""
     for name in MEASURED:
         table = results.read(name)
-        command = re.match(r"python -m benchmarks.reproduce (\w+)", table["command"])
+        command = re.match(
+            r"python -m benchmarks.reproduce (\w+)", table.get("command", "")
+        )
         if command and command[1] != "figure4" and "fields" in table:
             yield name, command[1]
 
