@@ -3,10 +3,12 @@
 Loaded by mkdocs (a hook) and by mkdocstrings (an extension of griffe).
 """
 
+import html
 import pathlib
 import re
 
 import griffe
+from latex2mathml import converter
 from mkdocs.structure.files import File
 
 import megjax
@@ -20,6 +22,11 @@ GROUPS = {
 }
 NAMES = r"[a-z]\w*(?:, [a-z]\w*)*"
 DOCTEST = re.compile(r"(?m)^>>> .*(?:\n.+)*")
+
+
+CELL = re.compile(r"(<div[^>]*jp-MarkdownOutput[^>]*>)(.*?)(?=</div>)", re.DOTALL)
+FORMULA = re.compile(r"<(pre|code)\b.*?</\1>|\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+MATHJAX = re.compile(r"<script [^>]*mathjax.*?</script>", re.DOTALL)
 
 
 class Docstrings(griffe.Extension):
@@ -54,6 +61,20 @@ def on_config(config):
         if "API" in section:
             section["API"].extend(pages)
     return config
+
+
+def on_page_content(content, **_):
+    """Formulas of the tutorials as MathML: browsers show it without a download."""
+    cells = CELL.sub(lambda cell: cell[1] + FORMULA.sub(mathml, cell[2]), content)
+    return MATHJAX.sub("", cells)
+
+
+def mathml(found: re.Match) -> str:
+    """What FORMULA has found, code as it is."""
+    if found[1]:
+        return found[0]
+    display = "block" if found[2] else "inline"
+    return converter.convert(html.unescape(found[2] or found[3]), display=display)
 
 
 def front_page() -> str:
