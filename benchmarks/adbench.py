@@ -27,7 +27,7 @@ import json
 import pathlib
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -195,37 +195,38 @@ def published_split(
 
 def published() -> dict[str, dict]:
     """Prints our area and rank for each set, then all means and mean ranks."""
-    if recording.RECORD.value:
-        raise ValueError("--published makes two tables: give it without --record")
     with open(pathlib.Path(__file__).with_name("adbench_published.csv")) as file:
         rows = {row.pop("set"): row for row in csv.DictReader(file)}
-    found = {}
-    print("| set | ours | kNN, our run | published kNN | best of 26 | our rank of 27 |")
-    print("|---|---|---|---|---|---|")
-    for path in chosen()[0]:
-        theirs = {
-            k: float(v) for k, v in rows[path.stem.split("_", 1)[1].lower()].items()
-        }
-        areas = []
-        for seed in range(SEEDS.value if SEEDS.present else 5):
-            train, test, labels = published_split(path, seed)
-            scores = (f(train, seed)(test) for f in (_ours, nearest_largest))
-            areas.append([100 * metrics.roc_auc_score(labels, s) for s in scores])
-        ours, again = np.mean(areas, 0)
-        found[path.stem] = {"EnergyDetector": ours} | theirs
-        best = max(theirs, key=theirs.get)
-        rank = _ranks(found[path.stem])["EnergyDetector"]
-        print(
-            f"| {path.stem} | {ours:.2f} | {again:.2f} | {theirs['KNN']:.2f} | ", end=""
-        )
-        print(f"{theirs[best]:.2f} ({best}) | {rank:g} |", flush=True)
-    print("| method | mean | median | least | mean rank of 27 |\n|---|---|---|---|---|")
-    ranks = [_ranks(row) for row in found.values()]
-    mean_rank = {name: np.mean([r[name] for r in ranks]) for name in ranks[0]}
-    for name in sorted(mean_rank, key=mean_rank.get):
-        areas = np.array([row[name] for row in found.values()])
-        print(f"| {name} | {areas.mean():.2f} | {np.median(areas):.2f} | ", end="")
-        print(f"{areas.min():.2f} | {mean_rank[name]:.2f} |")
+    found, mean_rank = {}, {}
+    paths, seeds = all_sets()[0], range(SEEDS.value if SEEDS.present else 5)
+
+    def sets():
+        for path in paths:
+            theirs = rows[path.stem.split("_", 1)[1].lower()]
+            theirs = {name: float(area) for name, area in theirs.items()}
+            areas = []
+            for seed in seeds:
+                train, test, labels = published_split(path, seed)
+                scores = (f(train, seed)(test) for f in (_ours, nearest_largest))
+                areas.append([100 * metrics.roc_auc_score(labels, s) for s in scores])
+            ours, again = np.mean(areas, 0)
+            found[path.stem] = {"EnergyDetector": ours} | theirs
+            best = max(theirs, key=theirs.get)
+            cells = (f"{area:.2f}" for area in (ours, again, theirs["KNN"]))
+            rank = _ranks(found[path.stem])["EnergyDetector"]
+            yield [path.stem, *cells, f"{theirs[best]:.2f} ({best})", f"{rank:g}"]
+
+    def methods():
+        ranks = [_ranks(row) for row in found.values()]
+        mean_rank.update({n: np.mean([r[n] for r in ranks]) for n in ranks[0]})
+        for name in sorted(mean_rank, key=mean_rank.get):
+            areas = np.array([row[name] for row in found.values()])
+            values = (areas.mean(), np.median(areas), areas.min(), mean_rank[name])
+            yield [name, *(f"{value:.2f}" for value in values)]
+
+    heads = ["set", "ours", "kNN, our run", "published kNN", "best of 26"]
+    show([*heads, "our rank of 27"], sets(), seeds)
+    show(["method", "mean", "median", "least", "mean rank of 27"], methods(), seeds)
     return {"sets": found, "mean_rank": mean_rank}
 
 
@@ -288,6 +289,13 @@ def chosen() -> tuple[list[pathlib.Path], dict[str, Callable]]:
     return paths, ours | {name: OTHERS[name] for name in names}
 
 
+def all_sets() -> tuple[list[pathlib.Path], dict[str, Callable]]:
+    """`chosen`; ValueError where means over some sets would be recorded as of all."""
+    if SETS.value and recording.RECORD.value:
+        raise ValueError("--record takes all sets, whose means it has: drop --sets")
+    return chosen()
+
+
 def ranks(areas: np.ndarray, names: list[str], left_out: str) -> dict[str, tuple]:
     """(mean rank, sets where it is best) by method, without one of them: [sets, methods]."""
     kept = [i for i, name in enumerate(names) if name != left_out]
@@ -348,7 +356,7 @@ def calibrations() -> dict[str, dict]:
             row = (" ".join(f"{v:.3g}" for v in vs) for vs in found[path.stem].values())
             yield [path.stem, *row]
 
-    show(heads, rows())
+    show(heads, rows(), range(SEEDS.value))
     for name in ("uniform", "two samples"):
         passed = [np.mean(np.array(f[name]) > 0.05) for f in found.values()]
         print(f"{name}: p > .05 in {np.mean(passed):.0%}, of all seeds in", end=" ")
@@ -371,9 +379,7 @@ def large() -> dict[str, float]:
 
 def comparison() -> dict[str, dict]:
     """Prints a row for each set, then one for each figure; all of them."""
-    if SETS.value and recording.RECORD.value:
-        raise ValueError("--record takes all sets, whose means it has: drop --sets")
-    paths, methods = chosen()
+    paths, methods = all_sets()
     names = list(methods)
     found, figures = {}, {}
 
@@ -393,18 +399,18 @@ def comparison() -> dict[str, dict]:
         for figure in figures[names[0]]:
             yield [figure, *(f"{figures[name][figure]:.4g}" for name in names)]
 
-    show(["set", *names], rows())
+    show(["set", *names], rows(), range(SEEDS.value))
     sets = {
         stem: {n: v.tolist() for n, v in row.items()} for stem, row in found.items()
     }
     return {"sets": sets, "summary": figures}
 
 
-def show(heads: list[str], rows: Iterable[list[str]]) -> None:
+def show(heads: list[str], rows: Iterable[list[str]], seeds: Sequence[int]) -> None:
     """Prints rows as they come, and records them where --record says so."""
     print(f"| {' | '.join(heads)} |\n|" + "---|" * len(heads))
     records = (dict(zip(heads, row, strict=True)) for row in rows)
-    for record in recording.recorded(records, range(SEEDS.value)):
+    for record in recording.recorded(records, seeds):
         print("| " + " | ".join(record.values()) + " |", flush=True)
 
 

@@ -4,8 +4,8 @@
     python -m benchmarks.checks --config=configs/mnist_small.py --config.data_dir=...
 
 Training looks at the metrics of every call when it logs, and at every number of a state
-that it saves. A Metropolis step looks at every number of its proposal: MALA on the
-ill-conditioned Gaussian in 50 dimensions is timed with that and without, in turns, and
+that it saves. A Metropolis step rejects a proposal with a number that is not finite:
+MALA on the ill-conditioned Gaussian in 50 dimensions is timed with that and without, in turns, and
 so is the same step once more, for what two equal programs differ by.
 """
 
@@ -70,7 +70,7 @@ def sampling() -> dict[str, float]:
     """Seconds a step of all chains, and what the look at its numbers adds."""
     target = targets.ill_conditioned_gaussian()
     starts = targets.starts(target, jax.random.key(0), NUM_CHAINS)
-    finite = kernel.finite
+    finite = mala.finite
     runners = {}
     # Nothing else runs in this process: what is replaced need not survive an error.
     for name, function in (
@@ -78,11 +78,11 @@ def sampling() -> dict[str, float]:
         ("again", finite),
         ("without", lambda state: jnp.bool_(True)),
     ):
-        kernel.finite = function
+        mala.finite = function
         run = jax.jit(functools.partial(last_positions, target.log_density, starts))
         compiled = run.lower(jax.random.key(0)).compile()
         runners[name] = functools.partial(timed, compiled)
-    kernel.finite = finite
+    mala.finite = finite
     found = measure.in_turns(runners, ROUNDS.value)
     return {
         "seconds_per_step": found["with"] / NUM_STEPS,

@@ -37,7 +37,7 @@ from absl import flags
 from jax.flatten_util import ravel_pytree
 
 import megjax
-from benchmarks import moments
+from benchmarks import moments, recording
 from megjax import app
 from megjax.densities import posteriors
 from megjax.sampling import learned
@@ -83,15 +83,30 @@ GRADIENTS = {"mclmc": 2}
 def main() -> int:
     """Prints the table."""
     jax.config.update("jax_enable_x64", X64.value)
+    for found in recording.recorded(records(), [SEED.value]):
+        print(json.dumps(found), flush=True)
+    return 0
+
+
+def records() -> Iterator[dict]:
+    """One of each posterior and sampler."""
     for name in TARGETS.value:
         if name not in BUILDERS:
             known = ", ".join(BUILDERS)
             raise ValueError(f"targets={name!r}: choose from {known}.")
         posterior = BUILDERS[name]()
         for label, record in runs(posterior):
-            found = {"target": name, "kernel": label} | rounded(record)
-            print(json.dumps(found), flush=True)
-    return 0
+            named = {"target": name, "kernel": label, "settings": settings()}
+            yield named | rounded(record)
+
+
+def settings() -> str:
+    """What flags change of the samplers' settings, as ", 5000 of warm-up"."""
+    words = [(TARGET_ACCEPTANCE, "acceptance {}"), (NUM_CHAINS, "{} chains")]
+    words += [(THIN, "{} steps a draw"), (NUM_WARMUP, "{} of warm-up")]
+    words += [(NUM_DRAWS, "{} draws"), (SEED, "seed {}")]
+    changed = ((flag, text) for flag, text in words if flag.value != flag.default)
+    return "".join(f", {text.format(flag.value)}" for flag, text in changed)
 
 
 def runs(posterior) -> Iterator[tuple[str, dict]]:

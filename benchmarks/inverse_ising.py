@@ -10,7 +10,8 @@ the method says of its error, and how often the truth lies within two of those.
 With --lattice: Swendsen-Wang configurations of the periodic square lattice, as
 `maxent_ising` learns them, whose 2 size^2 couplings all are 1 / T. Prints the mean
 coupling of pseudo-likelihood (a coupling for every bond and a field for every spin; one
-coupling for all) and of naive mean field, with errors over the 100 chains.
+coupling for all) and of naive mean field, with errors over the 100 chains; the record
+has the configurations' own observables and their exact values besides.
 """
 
 import json
@@ -25,6 +26,7 @@ from megjax import app
 from megjax.data import ising as lattice
 from megjax.energies import ising
 from megjax.evaluation import couplings
+from megjax.evaluation import ising as observables
 
 NUM_SPINS = flags.DEFINE_integer("num_spins", 12, "At most 16.", 2, 16)
 NUM_DRAWS = flags.DEFINE_integer(
@@ -89,8 +91,12 @@ def lattices() -> Iterator[dict]:
             num_examples=NUM_DRAWS.value,
             seed=SEED.value,
         )
-        x = lattice.chains(data).reshape(data.num_examples, -1)
+        spins = lattice.chains(data)
+        x = spins.reshape(data.num_examples, -1)
         record = {"temperature": temperature, "truth": 1 / temperature}
+        found = observables.observables(spins, 1 / temperature)
+        record |= {name: estimate._asdict() for name, estimate in found.items()}
+        record |= observables.exact_values(1 / temperature, SIZE.value)
         for name, (method, num_groups) in LATTICE_METHODS.items():
             start = time.perf_counter()
             found = method(x, edges, num_groups=num_groups)

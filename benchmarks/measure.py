@@ -4,7 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -57,6 +57,17 @@ def in_turns(
         for name, runner in runners.items():
             found[name].append(runner())
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def over_seeds(values: Sequence[float], mean: str = ".4g", spread: str = ".2g") -> str:
+    """Mean over seeds +- their sample standard deviation, as of more seeds to come.
+
+    mean, spread: formats. Of one seed the mean alone.
+    """
+    text = format(statistics.mean(map(float, values)), mean)
+    if len(values) < 2:
+        return text
+    return f"{text} +- {format(statistics.stdev(map(float, values)), spread)}"
 
 
 def printed(line: Iterable[object]) -> dict:

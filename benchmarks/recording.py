@@ -3,8 +3,9 @@
     python -m benchmarks.modes --record=sampling/modes
 
 A benchmark passes what it prints through `recorded`. A row replaces the one of its label,
-where there is one; columns without a template keep what they have, and figures that the
-record lacks become `missing`.
+where there is one. Figures that the record lacks become `missing`, and those that this
+drops are named; columns without a template keep what they have, and the row's run names
+them as `kept`. A record that does not name a row of a table is passed over there.
 
 `fields` of a table has a row of templates for every row that a record makes, a template
 for each column, null where a cell is not measured: "{log_z:.4f} +- {log_z_error:.4f}".
@@ -30,6 +31,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import results
+from megjax import app
 
 RECORD = flags.DEFINE_list("record", [], "Tables that get the rows, as images/methods.")
 START = time.perf_counter()
@@ -41,8 +43,8 @@ def recorded(
 ) -> Iterator[Mapping[str, object]]:
     """Passes records on; those of --record's tables are on disk before the next begins.
 
-    A record's own "seed", or the one that its first value names as "MEG, seed 0", goes
-    before `seeds`. Raises ValueError at once where there is no such table.
+    Raises ValueError at once where there is no such table. seeds: of records that do not
+    say so themselves, as "seed", "MEG, seed 0" or "NUTS, mean of 3" do.
     """
     for name in RECORD.value:
         results.read(name)
@@ -53,13 +55,20 @@ def _recorded(records, seeds):
     start = START
     for record in records:
         seconds = round(time.perf_counter() - start, 1)
-        named = re.findall(r"seed (\d+)", str(next(iter(record.values()))))
-        own = [record["seed"]] if "seed" in record else list(map(int, named or seeds))
+        own = {"seeds": _seeds(record) or list(seeds), "seconds": seconds}
         for name in RECORD.value:
-            run = provenance() | {"seeds": own, "seconds": seconds}
-            update(name, record, run)
+            update(name, record, provenance() | own)
         yield record
         start = time.perf_counter()
+
+
+def _seeds(record) -> list[int]:
+    if "seed" in record:
+        return [record["seed"]]
+    words = " ".join(value for value in record.values() if isinstance(value, str))
+    if means := re.search(r"mean of (\d+)", words):
+        return list(range(int(means[1])))
+    return list(map(int, re.findall(r"seed (\d+)", words)))
 
 
 def provenance() -> dict[str, object]:
@@ -98,15 +107,24 @@ def update(name: str, record: Mapping[str, object], run: Mapping[str, object]) -
     runs = table.get("runs", {})
     for row in rows(table, record):
         label = results.label(table, [cell or "" for cell in row])
-        _put(table, label, row)
-        runs[label] = dict(run)
+        old, missing = _put(table, label, row), table.get("missing", "")
+        changes = list(zip(table["columns"], old, row))
+        kept = [column for column, before, cell in changes if before and cell is None]
+        runs[label] = run | ({"kept": kept} if kept else {})
+        lost = [
+            f"no {column}, so {results.plain(before)} is dropped"
+            for column, before, cell in changes
+            if cell == missing and before not in ("", missing)
+        ]
+        if lost:
+            app.say(f"{name}, {label}: this run has {'; '.join(lost)}", sys.stderr)
     columns = {key: table.pop(key) for key in ("columns", "rows")}
     results.write(name, table | {"runs": runs} | columns)
     results.update_pages()
 
 
-def _put(table, label, row) -> None:
-    """Replaces the row of that label, or adds one, to its group if it has one."""
+def _put(table, label, row) -> list[str]:
+    """Replaces the row of that label, whose former cells it returns, or adds one."""
     every = table["rows"]
     labels = [results.label(table, old) for old in every]
     if labels.count(label) > 1:
@@ -116,24 +134,35 @@ def _put(table, label, row) -> None:
     if label in labels:
         old = every[labels.index(label)]
         # Names of rows keep their emphasis; figures have lost theirs, as others may lead.
-        num = results.keys(table)
-        measured = (a if b is None else b for a, b in zip(old[num:], row[num:]))
-        old[num:] = measured
-    else:
-        group = [i for i, old in enumerate(every) if results.plain(old[0]) == row[0]]
-        place = group[-1] + 1 if group and table.get("grouped") else len(every)
-        every.insert(place, [cell or "" for cell in row])
+        num, before = results.keys(table), list(old)
+        old[num:] = (a if b is None else b for a, b in zip(old[num:], row[num:]))
+        return before
+    group = [i for i, old in enumerate(every) if results.plain(old[0]) == row[0]]
+    place = group[-1] + 1 if group and table.get("grouped") else len(every)
+    every.insert(place, [cell or "" for cell in row])
+    return []
 
 
 def rows(table, record: Mapping[str, object]) -> Iterator[list[str | None]]:
-    """Cells that a record makes, None where a table does not say how; no empty rows."""
-    cells = Cells(table.get("words", {}), table.get("missing", ""))
-    if "fields" not in table:
-        yield [cells.cell(record[c]) if c in record else None for c in table["columns"]]
-        return
-    for templates in table["fields"]:
-        row = [cells.filled(t, record) if t else None for t in templates]
-        if set(row[results.keys(table) :]) - {None, cells.missing}:
+    """Cells that a record makes, None where a table does not say how.
+
+    None of rows that the record does not name, or has no figure of.
+    """
+    cells, num = (
+        Cells(table.get("words", {}), table.get("missing", "")),
+        results.keys(table),
+    )
+    if "fields" in table:
+        every = [
+            [cells.filled(t, record) if t else None for t in templates]
+            for templates in table["fields"]
+        ]
+    else:
+        columns = table["columns"]
+        every = [[cells.cell(record[c]) if c in record else None for c in columns]]
+    for row in every:
+        names, figures = set(row[:num]), set(row[num:]) - {None, cells.missing}
+        if figures and not names & {None, cells.missing}:
             yield row
 
 

@@ -300,7 +300,7 @@ def table3() -> Iterator[Sequence]:
 
 
 def _last_ten(logs, score, variant) -> Iterator[str]:
-    """Mean over seeds +- standard deviation of means over the last ten evaluations."""
+    """Of the last ten evaluations: means of every seed, mean and deviation of these."""
     # The reference evaluates at the start of an epoch, so never after the last one.
     before = 55 * 774 if variant == "raw" else None
     for metric in ("precision", "recall", "f1"):
@@ -308,7 +308,7 @@ def _last_ten(logs, score, variant) -> Iterator[str]:
         means = [
             anomaly.last_evaluations(log, name, before=before).mean() for log in logs
         ]
-        yield f"{np.mean(means):.4f} +- {np.std(means):.4f}"
+        yield measure.over_seeds(means, ".4f", ".4f")
     yield " ".join(f"{mean:.4f}" for mean in means)
 
 

@@ -5,6 +5,7 @@
 `<!-- end -->` where the table of results/images/methods.json goes. Such a file has
 
     command, machine, versions, seeds, seconds    of all rows but those of `runs`
+    source     where rows come from that no command records: a former version, or by hand
     runs       the same, and the day, of rows that were recorded, by their labels
     columns, rows    cells as text, with the digits to show
     grouped    true where the first column names a group, and is shown once in each

@@ -7,7 +7,7 @@
 
 Kumar et al. 2019, table 1.
 
-Measured: 0.68 iterations a second at width 512 on two CPU cores, so the full length needs
+Measured: 0.77 iterations a second at width 512 on two CPU cores, so the full length needs
 an accelerator; 60 iterations at width 32 were run on the real data.
 """
 

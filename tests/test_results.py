@@ -16,7 +16,11 @@ ROOT = results.ROOT
 NAMES = results.names()
 PAGES = [*(ROOT / "docs" / "results").glob("*.md"), ROOT / "README.md"]
 PAGES.append(ROOT / "RESULTS.md")
-SUMMARIES = [name for name in NAMES if name.startswith("summary/")]
+SUMMARIES = [
+    name
+    for name in NAMES
+    if results.read(name).get("command") == "python -m benchmarks.tables"
+]
 MEASURED = [name for name in NAMES if name not in SUMMARIES]
 FIGURE = re.compile(r"(?<![\w.])-?\d*\.\d+")
 
@@ -46,13 +50,31 @@ def test_a_file_is_on_its_page_once(name):
 def test_a_file_says_where_its_rows_come_from(name):
     table = results.read(name)
     for found in [table, *table.get("runs", {}).values()]:
-        assert found["command"]
+        assert found.get("command") or found["source"]
         if name in MEASURED:
             assert found["machine"] and found["versions"]["jax"] and found["seeds"]
-    for module in re.findall(r"python -m (\S+)", table["command"]):
+    command = table.get("command", "")
+    for module in re.findall(r"python -m (\S+)", command):
         assert importlib.util.find_spec(module)
-    for script in re.findall(r"(?:python |--config=)(\w\S*\.py)", table["command"]):
+    for script in re.findall(r"(?:python |--config=)(\w\S*\.py)", command):
         assert (ROOT / script).exists() or script == "configs/X.py"
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_command_records_a_table_or_it_says_why_none_does(name):
+    table = results.read(name)
+    if "source" in table:
+        assert "fields" not in table
+        return
+    found = re.search(r"python -m benchmarks\.(\w+)", table["command"])
+    if not found:  # `benchmarks.tables --workdir` records it.
+        assert "python train.py" in table["command"] and table["fields"]
+        return
+    text = (ROOT / "benchmarks" / f"{found[1]}.py").read_text()
+    assert "recording.recorded(" in text
+    if "fields" not in table:
+        for column in table["columns"]:
+            assert column in text + table["command"], column
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,6 +102,24 @@ def rounded(number, figure):
     return abs(abs(number) - abs(decimal.Decimal(figure))) <= step / 2
 
 
+def statements(page):
+    """Sentences of a page, and rows of its tables with their heads and groups."""
+    for block in page.read_text().split("\n\n"):
+        if not block.startswith("|"):
+            yield from re.split(r"(?<=[.;:]) ", block.replace("\n", " "))
+            continue
+        head, _, *rows = block.splitlines()
+        group = ""
+        for row in rows:
+            group = row.split("|")[1].strip() or group
+            yield f"{head} {group} {row}"
+
+
+def words(text):
+    """Those of five letters and more, by which two statements are of one thing."""
+    return set(re.findall(r"[a-z]{5,}", re.sub(r"\(.*?\)", "", text.lower())))
+
+
 def test_what_falls_short_is_first_and_has_the_figures_of_its_pages():
     text = (ROOT / "RESULTS.md").read_text()
     assert len(text.splitlines()) <= 60
@@ -90,7 +130,8 @@ def test_what_falls_short_is_first_and_has_the_figures_of_its_pages():
     for item in items:
         links = re.findall(r"\]\((docs/results/\w+\.md)\)", item)
         pages = [ROOT / link for link in links] or PAGES
-        numbers = results.NUMBER.findall(" ".join(page.read_text() for page in pages))
+        near = [s for p in pages for s in statements(p) if words(s) & words(item)]
+        numbers = results.NUMBER.findall(" ".join(near))
         for figure in FIGURE.findall(item.replace("version 0.1", "")):
             assert any(rounded(number, figure) for number in numbers), (figure, item)
 
@@ -99,7 +140,9 @@ def reproduced():
     """(table, what `benchmarks.reproduce` calls it); figure4 trains for its heads."""
     for name in MEASURED:
         table = results.read(name)
-        command = re.match(r"python -m benchmarks.reproduce (\w+)", table["command"])
+        command = re.match(
+            r"python -m benchmarks.reproduce (\w+)", table.get("command", "")
+        )
         if command and command[1] != "figure4" and "fields" in table:
             yield name, command[1]
 
@@ -229,6 +272,45 @@ def test_a_new_row_joins_its_group_and_lacks_what_was_not_measured(folder):
 def test_a_figure_is_written_as_its_template_shows(template, value, cell):
     cells = recording.Cells({"nuts": "NUTS"}, "-")
     assert cells.filled(template, {"x": value, "a, b at .05": 7.0}) == cell
+
+
+def test_figures_that_a_run_lacks_are_dropped_by_name_and_kept_ones_said(
+    folder, capsys
+):
+    """A row is of one run: no older figure stays beside new ones without a word."""
+    record = {"target": "grid", "kernel": "nuts", "draws": 7, "log_z": float("nan")}
+    list(recording.recorded([record], [0]))
+    table = results.read("a/b")
+    assert table["rows"][0] == ["25 Gaussians", "**NUTS**", "7", "-", ".7"]
+    assert table["runs"]["25 Gaussians, NUTS"]["kept"] == ["paper"]
+    assert capsys.readouterr().err == (
+        "a/b, 25 Gaussians, NUTS: this run has no log Z, so .50 +- 0.10 is dropped\n"
+    )
+    # What was missing before, or is new, is not lost.
+    list(recording.recorded([record, record | {"kernel": "smc"}], [0]))
+    assert capsys.readouterr().err == ""
+    assert "kept" not in results.read("a/b")["runs"]["25 Gaussians, smc"]
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [("NUTS", [7]), ("NUTS, seed 3", [3]), ("NUTS, mean of 3", [0, 1, 2])],
+)
+def test_a_record_may_name_its_seeds(folder, words, seeds):
+    record = {"target": "grid", "kernel": words, "draws": 7}
+    list(recording.recorded([record], [7]))
+    assert results.read("a/b")["runs"][f"25 Gaussians, {words}"]["seeds"] == seeds
+
+
+def test_a_record_of_another_table_is_passed_over(folder):
+    """As `adbench --published` makes rows of sets, then of methods."""
+    results.write("a/b", TABLE | {"fields": [["{set}", "{kernel}", "{n}", None, None]]})
+    list(recording.recorded([{"kernel": "hmc", "n": 1, "target": "grid"}], [0]))
+    assert results.read("a/b")["rows"] == TABLE["rows"]
+    table = {"command": "x", "columns": ["set", "KL"], "rows": [["old", "1"]]}
+    results.write("a/b", table)
+    list(recording.recorded([{"method": "PCA", "KL": 2}], [0]))
+    assert results.read("a/b")["rows"] == [["old", "1"]]
 
 
 def test_rows_are_on_disk_before_the_next_record(folder):

@@ -16,6 +16,7 @@ from megjax.samplers.kernel import (
     Kernel,
     accepted_move,
     check_step_size,
+    finite,
     noise,
 )
 from megjax.samplers.mala import State
@@ -86,7 +87,11 @@ def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
     momentum, log_uniform = noise(key, state.position)
     proposal, end = leapfrog(state, momentum, init_fn=init_fn, path=path)
     ratio = log_ratio(state, momentum, proposal, end)
-    state, info = accepted_move(log_uniform, ratio, state, proposal)
+    # The momenta are finite only where the gradients were: these need no second look.
+    seen = proposal._replace(gradient=correction(momentum, end))
+    state, info = accepted_move(
+        log_uniform, ratio, state, proposal, usable=finite(seen)
+    )
     diverged = info.is_divergent | ~(ratio > -DIVERGENCE)
     return state, info._replace(is_divergent=diverged)
 
@@ -127,5 +132,10 @@ def log_ratio(state: State, momentum: Array, proposal: State, end: Array) -> Arr
     momentum, end: at the start and at the end [...]; leapfrog preserves volume and is
     its own inverse under a change of sign, so no other term appears.
     """
-    kinetic = 0.5 * jnp.sum((momentum - end) * (momentum + end))
-    return proposal.log_density - state.log_density + kinetic
+    change = correction(momentum, end)
+    return proposal.log_density - state.log_density + change
+
+
+def correction(momentum: Array, end: Array) -> Array:
+    """The kinetic energy that a path has lost, from its momenta [...]: []."""
+    return 0.5 * jnp.sum((momentum - end) * (momentum + end))

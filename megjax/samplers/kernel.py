@@ -202,18 +202,25 @@ def metropolis(
 
 
 def accepted_move(
-    log_uniform: Array, log_ratio: Array, state: PyTree, proposal: PyTree
+    log_uniform: Array,
+    log_ratio: Array,
+    state: PyTree,
+    proposal: PyTree,
+    usable: Array | None = None,
 ) -> tuple[PyTree, Info]:
     """`metropolis` for a logarithm of a uniform [] that is already drawn.
 
-    Raises ValueError at a ratio that is no scalar: vmap over chains.
+    usable: [], whether all of the proposal is finite, where a kernel can tell it from
+    fewer numbers than all of them. Raises ValueError at a ratio that is no scalar: vmap
+    over chains.
     """
     if jnp.ndim(log_ratio):
         raise ValueError(
             f"log_ratio has shape {jnp.shape(log_ratio)}: give that of one chain, a "
             "scalar, and vmap over chains."
         )
-    usable = finite(proposal)
+    if usable is None:
+        usable = finite(proposal)
     log_ratio = jnp.where(usable & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     accepted = log_uniform < log_ratio
     moved = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)

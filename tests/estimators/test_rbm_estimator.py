@@ -86,6 +86,38 @@ def test_pseudo_likelihood_is_the_sum_of_conditionals(fitted, digits):
     np.testing.assert_allclose(fitted.pseudo_likelihood(x), total, rtol=1e-4)
 
 
+@pytest.mark.parametrize("annealed", [False, True])
+def test_likelihoods_are_those_of_all_states(annealed, monkeypatch):
+    machine = small(n_iter=1).fit(np.eye(6).repeat(3, axis=0))
+    machine.components_ = 2 * np.random.default_rng(0).normal(size=(4, 6))
+    states = np.asarray(exact.states(units.BERNOULLI, 6))
+    expected = special.logsumexp(machine.score_samples(states))
+    if annealed:
+        monkeypatch.setattr("megjax.estimators.rbm._ENUMERATED", 0)
+    found = machine.log_partition(num_steps=1000)
+    assert found == machine.log_partition(num_steps=1000)
+    if annealed:
+        assert 0 < found.high - found.low < 0.3
+        assert abs(found.log_z - expected) < found.high - found.low
+        assert 10 < found.effective_sample_size <= 100
+    else:
+        assert abs(found.log_z - expected) < 1e-4 and found.low == found.high
+        total = np.exp(machine.log_likelihood(states)).sum()
+        np.testing.assert_allclose(total, 1, rtol=1e-4)
+
+
+def test_likelihood_with_gaussian_units(digits):
+    machine = small(visible="gaussian", n_components=2, n_iter=1).fit(digits[:, 18:20])
+    machine.components_ = np.array([[1.0, -0.5], [0.3, 0.8]])
+    grid = np.linspace(-8, 9, 200)
+    points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    mass = np.exp(machine.log_likelihood(points)).sum() * (grid[1] - grid[0]) ** 2
+    np.testing.assert_allclose(mass, 1, rtol=1e-3)
+    large = small(visible="gaussian", n_components=17, n_iter=1).fit(digits[:9])
+    with pytest.raises(ValueError, match="n_components=17: .* at most 16 hidden"):
+        large.log_likelihood(digits[:9])
+
+
 def test_training_raises_the_pseudo_likelihood(digits, fitted):
     independent = RBM(1, learning_rate=0, n_iter=1, random_state=0).fit(digits)
     before = independent.pseudo_likelihood(digits).mean()

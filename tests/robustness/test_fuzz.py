@@ -484,8 +484,18 @@ FUNCTIONS = {
     ),
     **{
         f"RBM.{name}": (method(lambda: estimator("RBM"), name), BITS_OF)
-        for name in ("transform", "score_samples", "reconstruct", "pseudo_likelihood")
+        for name in (
+            "transform",
+            "score_samples",
+            "log_likelihood",
+            "reconstruct",
+            "pseudo_likelihood",
+        )
     },
+    "RBM.log_partition": (
+        method(lambda: estimator("RBM"), "log_partition"),
+        {"num_chains": (pick(2), NOT_COUNT), "num_steps": (pick(1), NOT_COUNT)},
+    ),
     "RBM.gibbs": (method(lambda: estimator("RBM"), "gibbs"), {"v": BITS_OF["X"]}),
     "RBM.sample": (
         method(lambda: estimator("RBM"), "sample"),

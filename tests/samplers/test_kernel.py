@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from megjax.samplers import kernel, mala, rwm
+from megjax.samplers import hmc, kernel, mala, rwm
 
 
 def normal(x):
@@ -43,6 +43,50 @@ def test_metropolis_rejects_a_nan_ratio_and_leaves_a_state_of_zero_density():
     assert not np.any(accept(np.nan, proposal=1.0, num=10)[1].is_accepted)
     moved, info = accept(np.inf, proposal=1.0, state=-np.inf, num=10)
     assert np.all(info.is_accepted) and np.all(moved == 1)
+
+
+FACTORS = {
+    "identity": None,
+    "diagonal": jnp.array([2.0, 0.5]),
+    "dense": jnp.array([[1.0, 0.0], [-0.5, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("sampler", ["mala", "hmc"])
+def test_no_gradient_kernel_moves_to_what_is_not_finite(sampler, factor):
+    """These look at fewer numbers than the proposal has."""
+    own = {"factor": FACTORS[factor]} if sampler == "mala" else {}
+    if sampler == "hmc":
+        own["path"] = hmc.Path(0.5, 1, FACTORS[factor], unroll=False)
+    else:
+        own["step_size"] = 0.5
+    module = {"mala": mala, "hmc": hmc}[sampler]
+    plain = mala.State(jnp.ones(2), jnp.float32(-1), -jnp.ones(2), jnp.float32(0))
+
+    def step(key, log_density, bad):
+        """With one of `bad` [4], the others 0, in a field of the proposal."""
+
+        def planted(position):
+            leaves = position, jnp.float32(0), -position, jnp.float32(0)
+            fields = [jnp.ravel(leaf).at[0].add(b) for leaf, b in zip(leaves, bad)]
+            return mala.State(*map(jnp.reshape, fields, map(jnp.shape, leaves)))
+
+        state = plain._replace(log_density=log_density)
+        return module.step(key, state, init_fn=planted, **own)
+
+    values = np.repeat([np.nan, np.inf, -np.inf], 4)
+    bad = np.where(np.tile(np.eye(4, dtype=bool), (3, 1)), values[:, None], 0)
+    keys = jax.random.split(jax.random.key(0), 100)
+    over_keys = jax.vmap(step, (0, None, None))
+    over_values = jax.vmap(over_keys, (None, None, 0))
+    run = jax.jit(jax.vmap(over_values, (None, 0, None)))
+    moved, info = run(keys, jnp.array([-1.0, -jnp.inf]), jnp.asarray(bad))
+    assert info.is_divergent.shape == (2, 12, 100) and np.all(info.is_divergent)
+    assert not np.any(info.is_accepted) and not np.any(info.acceptance_rate)
+    assert np.all(moved.position == 1)
+    _, info = run(keys, jnp.array([-1.0]), jnp.zeros((1, 4)))
+    assert not np.any(info.is_divergent) and np.any(info.is_accepted)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
