@@ -104,6 +104,10 @@ class Spec(NamedTuple):
         preconditioner (`neural.Preconditioner`), with which MALA burns in again. The
         proposal works with the last one, for good; 0, the paper, for none.
     num_transitions: of every chain that `sample` runs.
+    local_rate: of the transitions of the trained kernel that are random-walk moves, for
+        chains that would stand still where the proposal is too rare (as
+        `neural.LocalMoves`); it is trained without them. 0, the paper, for none.
+    local_least, local_greatest: standard deviations of such moves.
     """
 
     log_density_fn: LogDensityFn
@@ -121,6 +125,9 @@ class Spec(NamedTuple):
     burn_in: int = 500
     warmup_windows: int = 0
     num_transitions: int = 100
+    local_rate: float = 0.0
+    local_least: float = 1e-3
+    local_greatest: float = 10.0
     optimizer: optax.GradientTransformation = amsgrad(1e-3)
 
 
@@ -141,6 +148,7 @@ def checked(spec: Spec) -> Spec:
     for field in WEIGHT:
         checks.at_least(f"proposal.{field}", getattr(spec, field), 0)
     check_acceptance(spec.target_acceptance)
+    check_local_moves(spec.local_rate, spec.local_least, spec.local_greatest)
     weight, floor, ceiling = (getattr(spec, field) for field in WEIGHT[:3])
     if not floor <= weight <= ceiling:
         raise ValueError(
@@ -153,6 +161,19 @@ def checked(spec: Spec) -> Spec:
             "chains of vectors; give a buffer_size, or 0 warmup_windows"
         )
     return spec
+
+
+def check_local_moves(rate: float, least: float, greatest: float) -> None:
+    """ValueError unless the rate is from 0 to 1 and the scales are an interval."""
+    for name, value in (("rate", rate), ("least", least), ("greatest", greatest)):
+        checks.at_least(f"proposal.local_{name}", value, 0)
+    if rate > 1:
+        raise ValueError(f"proposal.local_rate={rate}: give a number from 0 to 1")
+    if not 0 < least <= greatest:
+        raise ValueError(
+            f"proposal.local_least={least}: give a number above 0 and at most "
+            f"local_greatest={greatest}"
+        )
 
 
 def check_acceptance(value: float) -> None:
@@ -419,7 +440,14 @@ def kernel(
 
     It is exact for any density, and fast for the one that it was trained on.
     """
-    return neural.neural(log_density_fn, flow(spec, state), has_aux=has_aux)
+    local = None
+    if spec.local_rate:
+        local = neural.LocalMoves(
+            spec.local_rate, spec.local_least, spec.local_greatest
+        )
+    return neural.neural(
+        log_density_fn, flow(spec, state), has_aux=has_aux, local=local
+    )
 
 
 def positions(spec: Spec, key: Key, state: State, num: int) -> Array:

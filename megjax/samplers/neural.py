@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from megjax import random
 from megjax.networks import proposal
 from megjax.samplers import preconditioner
 from megjax.samplers.kernel import (
@@ -55,6 +56,24 @@ class Flow(NamedTuple):
     displacement: Callable
     gradient: str = DISPLACED
     preconditioner: Preconditioner | None = None
+
+
+class LocalMoves(NamedTuple):
+    """Random-walk moves, which some transitions make in the place of the flow's.
+
+    Where a flow proposes draws of the whole target, as a trained one does, a chain stands
+    still as long as the target is above the proposal at its position: in a tail that the
+    flow covers too thinly. Small moves of all sizes lead out of it (mixtures of global and
+    local moves: Gabrie, Rotskoff and Vanden-Eijnden 2022).
+
+    rate: of the transitions. least, greatest: standard deviations of every coordinate,
+    or of the flow's preconditioner's, of which each move draws one, uniform in its
+    logarithm.
+    """
+
+    rate: float
+    least: float
+    greatest: float
 
 
 class State(NamedTuple):
@@ -102,15 +121,21 @@ def flow(module: proposal.Proposal, variables: PyTree) -> Flow:
 
 
 def neural(
-    log_density_fn: LogDensityFn, flow: Flow, *, has_aux: bool = False
+    log_density_fn: LogDensityFn,
+    flow: Flow,
+    *,
+    has_aux: bool = False,
+    local: LocalMoves | None = None,
 ) -> Kernel:
     """The kernel of a density that proposes by a flow.
 
     has_aux: the density returns (value, aux), and states carry the aux along.
+    local: moves that some transitions make in the place of the flow's.
     """
     functions = {"log_density_fn": log_density_fn, "flow": flow, "has_aux": has_aux}
     return Kernel(
-        functools.partial(init, **functions), functools.partial(step, **functions)
+        functools.partial(init, **functions),
+        functools.partial(step, **functions, local=local),
     )
 
 
@@ -134,12 +159,23 @@ def init(
 
 
 def step(
-    key: Key, state: State, *, log_density_fn: LogDensityFn, flow: Flow, has_aux: bool
+    key: Key,
+    state: State,
+    *,
+    log_density_fn: LogDensityFn,
+    flow: Flow,
+    has_aux: bool,
+    local: LocalMoves | None = None,
 ) -> tuple[State, Info]:
     """One proposal and its acceptance."""
     normal, log_uniform = noise(key, state.position)
     proposed = move(
-        normal, state, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux
+        normal,
+        state,
+        log_density_fn=log_density_fn,
+        flow=flow,
+        has_aux=has_aux,
+        local_scale=None if local is None else _local_scale(key, local),
     )
     return accepted_move(log_uniform, proposed.log_ratio, state, proposed.state)
 
@@ -152,8 +188,12 @@ def move(
     flow: Flow,
     has_aux: bool = False,
     stop_gradient: bool = False,
+    local_scale: Array | None = None,
 ) -> Move:
     """The proposal that a draw of normals [...] makes; differentiable in the flow.
+
+    local_scale: [], the standard deviation of a random-walk move in the place of the
+    flow's, where it is not 0. The target is evaluated once either way.
 
     The way back needs the draw f^-1(-f(z; x); x'). stop_gradient: takes dU for a constant.
     Under a preconditioner the determinant of its map cancels from the ratio, not from the entropy.
@@ -165,15 +205,18 @@ def move(
     z, log_det = forward(flow, x, normal, slopes(state))
     change = jnp.exp(flow.log_scale) * z
     position = state.position + preconditioner.scaled(factor, change)
+    if local_scale is not None:
+        is_local = local_scale > 0
+        walk = local_scale.astype(position.dtype) * normal
+        walked = state.position + preconditioner.scaled(factor, walk)
+        position = jnp.where(is_local, walked, position)
     proposed = init(position, log_density_fn=log_density_fn, flow=flow, has_aux=has_aux)
     back, log_det_back = inverse(flow, x + change, -z, slopes(proposed))
-    log_ratio = (
-        proposed.log_density
-        - state.log_density
-        + 0.5 * jnp.sum((normal - back) * (normal + back))
-        + log_det
-        - log_det_back
-    )
+    correction = 0.5 * jnp.sum((normal - back) * (normal + back))
+    correction += log_det - log_det_back
+    if local_scale is not None:
+        correction = jnp.where(is_local, 0, correction)
+    log_ratio = proposed.log_density - state.log_density + correction
     return Move(proposed, log_ratio, log_det + z.size * flow.log_scale + volume)
 
 
@@ -221,6 +264,13 @@ def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, 
         z = kept * z + (1 - kept) * (z + shift) * jnp.exp(-scale)
         expansion += (1 - kept) * scale
     return z, jnp.sum(expansion)
+
+
+def _local_scale(key: Key, local: LocalMoves) -> Array:
+    """Of one transition []: 0 where the flow proposes."""
+    chosen, height = random.uniform(random.fold_in(key, 1), (2,))
+    scale = local.least * (local.greatest / local.least) ** height
+    return jnp.where(chosen < local.rate, scale, 0)
 
 
 def _slopes(flow, log_density_fn, state, *, has_aux, stop_gradient) -> Callable:

@@ -431,22 +431,12 @@ def effective(x: np.ndarray) -> float:
     0 where there are so few that chains may not have mixed: then one a chain is found,
     however slow they are; and where a chain stood still for too long.
     """
-    if longest_still(x) > LONGEST_STILL * x.shape[1]:
+    if mcmc.longest_still(x) > LONGEST_STILL * x.shape[1]:
         return 0.0
     x = np.asarray(x, np.float64)[..., :MAX_MEASURED]
     both = np.concatenate([x, (x - x.mean((0, 1))) ** 2], axis=2)
     found = np.min(mcmc.efficiencies(both)) * x.shape[0] * x.shape[1]
     return float(found) if found > RESOLVED * len(x) else 0.0
-
-
-def longest_still(x: np.ndarray) -> int:
-    """Most steps in a row for which a chain of [chains, draws, dim] did not move."""
-    still = np.all(x[:, 1:] == x[:, :-1], axis=2)
-    longest = run = np.zeros(len(x), int)
-    for column in still.T:
-        run = np.where(column, run + 1, 0)
-        longest = np.maximum(longest, run)
-    return int(longest.max())
 
 
 def report(parameters: Parameters, found: Any) -> tuple[dict[str, Any], list[str]]:

@@ -332,3 +332,29 @@ def test_training_raises_entropy_and_keeps_the_target():
     assert np.all(np.abs(np.mean(x, axis=0) - MOON.moments.mean) < 4.5 * errors)
     energies = learner.energy(state, x[:3])
     np.testing.assert_allclose(energies, -jax.vmap(MOON.log_density)(x[:3]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"local_rate": 1.5}, "local_rate=1.5: give a number from 0 to 1"),
+        ({"local_rate": -0.1}, "local_rate=-0.1: give at least 0"),
+        ({"local_least": 0.0}, "local_least=0.0: give a number above 0"),
+        ({"local_least": 20.0}, "at most local_greatest=10.0"),
+        ({"local_greatest": float("nan")}, "local_greatest=nan"),
+    ],
+)
+def test_local_moves_that_cannot_be(fields, words):
+    with pytest.raises(ValueError, match=words):
+        proposal.proposal(specification(**fields))
+
+
+def test_the_trained_kernel_makes_local_moves():
+    """Every transition, at a rate of 1: of small moves nearly all are accepted."""
+    spec = specification(local_rate=1.0, local_least=1e-4, local_greatest=1e-4)
+    state = noisy_state(spec)
+    fixed = proposal.kernel(spec, state, spec.log_density_fn)
+    start = fixed.init(jnp.ones(spec.proposal.shape))
+    after, info = fixed.step(jax.random.key(0), start)
+    moved = np.abs(after.position - start.position)
+    assert 0 < np.max(moved) < 1e-3 and info.acceptance_rate > 0.99

@@ -496,6 +496,59 @@ def test_ranks_of_random_weights(gradient):
     assert ranks.p_value(jax.random.key(0), learned, moon) > 1e-4
 
 
+@pytest.mark.parametrize("mistake", ["", "the flow's correction", "scale by position"])
+def test_ranks_with_local_moves(mistake, monkeypatch):
+    moon = targets.moon()
+    local = neural.LocalMoves(rate=0.9, least=0.03, greatest=3.0)
+    if mistake == "the flow's correction":
+        monkeypatch.setattr(jnp, "where", keep_correction(jnp.where))
+    learned = neural.neural(moon.log_density, winding(), local=local)
+    if mistake == "scale by position":
+        learned = neural.neural(moon.log_density, winding())
+        learned = learned._replace(step=functools.partial(walk_by_position, moon))
+    found = ranks.p_value(jax.random.key(0), learned, moon, num_replicates=4000)
+    assert found < 1e-6 if mistake else found > 1e-4
+
+
+def keep_correction(where):
+    """`jnp.where` that leaves the flow's correction to local moves as well."""
+
+    def replaced(condition, x, y):
+        return y if isinstance(x, int) and x == 0 else where(condition, x, y)
+
+    return replaced
+
+
+def walk_by_position(target, key, state):
+    """A random walk whose scale depends on where it is, as if it did not."""
+    flow = winding()
+    normal, log_uniform = kernel.noise(key, state.position)
+    scale = jnp.minimum(3.0, 0.03 + jnp.abs(state.position[0]))
+    moved = neural.move(
+        normal,
+        state,
+        log_density_fn=target.log_density,
+        flow=flow,
+        local_scale=scale,
+    )
+    return kernel.accepted_move(log_uniform, moved.log_ratio, state, moved.state)
+
+
+def test_local_moves_lead_out_of_where_the_flow_stands_still():
+    """A flow whose moves are a hundred times too long."""
+    module = vectors("position", initial_log_scale=np.log(100.0))
+    flow = neural.flow(module, module.init(jax.random.key(0), jnp.zeros(DIM)))
+
+    def accepted(local):
+        one = neural.neural(gaussian, flow, local=local)
+        run = lambda key: kernel.chain(key, one, one.init(jnp.zeros(DIM)), 500)[1]
+        return np.asarray(run(jax.random.key(0)).infos.is_accepted)
+
+    assert not np.any(accepted(None))
+    rate = np.mean(accepted(neural.LocalMoves(0.2, 0.01, 10.0)))
+    assert 0.05 < rate < 0.2
+
+
 def test_p_values_of_twenty_seeds_are_not_small_together():
     moon = targets.moon()
     right = neural.neural(moon.log_density, winding())
