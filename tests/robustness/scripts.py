@@ -59,7 +59,7 @@ class Process:
         """What it has printed so far."""
         return (self.folder / name).read_text(errors="replace")
 
-    def stepping(self, seconds: float = 120) -> "Process":
+    def stepping(self, seconds: float = 600) -> "Process":
         """Waits for its first line about a training step, or its end."""
         return self._until(
             lambda: re.search(r" step \d+/", self.text()) or self.ended, seconds
@@ -71,7 +71,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def answer(self, seconds: float = 120) -> Answer:
+    def answer(self, seconds: float = 600) -> Answer:
         """Waits for its end; raises TimeoutError, having killed it, where that is late."""
         self._until(lambda: self.ended, seconds)
         status = int((self.folder / STATUS).read_text())
@@ -128,7 +128,7 @@ class Scripts:
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return Process(folder, int(self.server.stdout.readline()))
 
-    def run(self, *line: str, seconds: float = 120, devices: int = 1) -> Answer:
+    def run(self, *line: str, seconds: float = 600, devices: int = 1) -> Answer:
         """A script from beginning to end."""
         process = self.start(*line, devices=devices)
         found = process.answer(seconds)
