@@ -5,8 +5,8 @@
 
 Training looks at the metrics of every call when it logs, and at every number of a state
 that it saves. A Metropolis step rejects a proposal with a number that is not finite:
-MALA on the ill-conditioned Gaussian in 50 dimensions is timed with that and without, in turns, and
-so is the same step once more, for what two equal programs differ by.
+MALA on the ill-conditioned Gaussian in 50 dimensions is timed with that and without, in
+turns, and so is the same step once more, for what two equal programs differ by.
 """
 
 import functools

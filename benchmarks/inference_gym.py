@@ -96,15 +96,19 @@ def records() -> Iterator[dict]:
             raise ValueError(f"targets={name!r}: choose from {known}.")
         posterior = BUILDERS[name]()
         for label, record in runs(posterior):
-            named = {"target": name, "kernel": label, "settings": settings()}
+            named = {"target": name, "kernel": label, "settings": settings(label)}
             yield named | rounded(record)
 
 
-def settings() -> str:
-    """What flags change of the samplers' settings, as ", 5000 of warm-up"."""
-    words = [(TARGET_ACCEPTANCE, "acceptance {}"), (NUM_CHAINS, "{} chains")]
-    words += [(THIN, "{} steps a draw"), (NUM_WARMUP, "{} of warm-up")]
-    words += [(NUM_DRAWS, "{} draws"), (SEED, "seed {}")]
+def settings(label: str) -> str:
+    """What flags change of a sampler's settings, as ", 5000 of warm-up"."""
+    words = [(NUM_CHAINS, "{} chains"), (NUM_WARMUP, "{} of warm-up")]
+    words += [(NUM_DRAWS, "{} draws"), (SEED, "seed {}"), (X64, "64 bits")]
+    words += {
+        "nuts": [(TARGET_ACCEPTANCE, "acceptance {}")],
+        "mclmc": [(THIN, "{} steps a draw")],
+        "learned": [(BUDGET, "{} s of training")],
+    }.get(label, [])
     changed = ((flag, text) for flag, text in words if flag.value != flag.default)
     return "".join(f", {text.format(flag.value)}" for flag, text in changed)
 

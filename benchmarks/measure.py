@@ -67,7 +67,9 @@ def over_seeds(values: Sequence[float], mean: str = ".4g", spread: str = ".2g") 
     text = format(statistics.mean(map(float, values)), mean)
     if len(values) < 2:
         return text
-    return f"{text} +- {format(statistics.stdev(map(float, values)), spread)}"
+    deviation = format(statistics.stdev(map(float, values)), spread)
+    # Without the exponent that two digits of a thousand have.
+    return f"{text} +- {f'{float(deviation):g}' if 'e+' in deviation else deviation}"
 
 
 def printed(line: Iterable[object]) -> dict:

@@ -11,7 +11,8 @@ them as `kept`. A record that does not name a row of a table is passed over ther
 for each column, null where a cell is not measured: "{log_z:.4f} +- {log_z_error:.4f}".
 {0} is the record's first value; ".3f" writes .451, "0.3f" 0.451. Without `fields` columns
 are named as the figures are. `words` are what the page has for words of the benchmark,
-`missing` stands for figures that a record does not have.
+`missing` stands for figures that a record does not have, `only` tells which records the
+table has.
 """
 
 import os
@@ -146,8 +147,12 @@ def _put(table, label, row) -> list[str]:
 def rows(table, record: Mapping[str, object]) -> Iterator[list[str | None]]:
     """Cells that a record makes, None where a table does not say how.
 
-    None of rows that the record does not name, or has no figure of.
+    None of rows that the record does not name, or has no figure of, nor of records in
+    whose words the table's `only`, a regular expression, is not found.
     """
+    words = " ".join(value for value in record.values() if isinstance(value, str))
+    if not re.search(table.get("only", ""), words):
+        return
     cells, num = (
         Cells(table.get("words", {}), table.get("missing", "")),
         results.keys(table),

@@ -11,8 +11,8 @@ entropy relative to the target by the gradient along the path; the paper does ne
 
 Measured, effective draws per 5000 transitions in the paper's definition (its own), three
 seeds: heart 4450 +- 18 (3600) after two and a half minutes on one CPU core, australian
-4491 +- 24 (2950) after four, german 4235 +- 17 (3150) after six to twelve. With the paper's entropy: 3858,
-3308, and 2149 (one seed).
+4491 +- 24 (2950) after four, german 4235 +- 17 (3150) after six to twelve. With the
+paper's entropy: 3858, 3308, and 2149 (one seed).
 """
 
 from megjax.recipes import proposal

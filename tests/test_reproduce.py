@@ -44,6 +44,7 @@ def test_seeds_have_a_sample_deviation():
     assert measure.over_seeds(values, ".4f", ".4f") == "0.9455 +- 0.0028"
     assert measure.over_seeds([1.0, 3.0]) == "2 +- 1.4"
     assert measure.over_seeds([0.25]) == "0.25"
+    assert measure.over_seeds([3569.0, 5649.0]) == "4609 +- 1500"
 
 
 def test_a_run_gets_its_seed_and_fields(scripts, tmp_path):

@@ -222,6 +222,16 @@ def test_a_figure_changed_by_hand_is_found_and_undone(folder, capsys):
     assert tables.main() == 0
 
 
+def test_a_table_takes_the_records_that_it_is_of(folder):
+    results.write("a/b", TABLE | {"only": "mean of|(?<!grid)nuts"})
+    base = {"target": "grid", "draws": 1, "log_z": 1.0, "error": 0.1}
+    names = ("nuts, seed 0", "hmc, seed 0", "hmc, mean of 3")
+    list(recording.recorded([base | {"kernel": name} for name in names], [0]))
+    kernels = [row[1] for row in results.read("a/b")["rows"]]
+    assert "hmc, seed 0" not in kernels
+    assert {"nuts, seed 0", "hmc, mean of 3"} < set(kernels)
+
+
 def test_a_record_replaces_its_row_and_no_other(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x/modes.py", "--record=a/b", "--seed=3"])
     record = {"target": "grid", "kernel": "nuts", "draws": 12345, "log_z": -0.256}

@@ -159,11 +159,12 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         """log Z in nats with its 95 % interval, the same at every call.
 
         Exact where a layer of binary units has at most 16; else by annealed importance
-        sampling from the machine without weights (Salakhutdinov and Murray 2008), with
-        one chain a row. `effective_sample_size` near 1 says that num_steps are too few.
-        Raises ValueError for Gaussian units with more hidden ones than that.
+        sampling from the machine without weights (Salakhutdinov and Murray 2008).
+        `effective_sample_size` near 1 says that num_steps are too few. Raises ValueError
+        for Gaussian units with more hidden ones than that.
 
-        num_chains: whose spread makes the interval. num_steps: of the way of each.
+        num_chains: whose spread makes the interval. num_steps: temperatures that each
+        chain goes through.
         """
         validation.check_is_fitted(self)
         checks.whole("num_chains", num_chains, 2)

@@ -107,7 +107,8 @@ class Spec(NamedTuple):
     local_rate: of the transitions of the trained kernel that are random-walk moves, for
         chains that would stand still where the proposal is too rare (as
         `neural.LocalMoves`); it is trained without them. 0, the paper, for none.
-    local_least, local_greatest: standard deviations of such moves.
+    local_least, local_greatest: bounds of their step size, the standard deviation of
+        each coordinate; with a preconditioner L, of each coordinate of L^-1 x.
     """
 
     log_density_fn: LogDensityFn

@@ -66,9 +66,9 @@ class LocalMoves(NamedTuple):
     flow covers too thinly. Small moves of all sizes lead out of it (mixtures of global and
     local moves: Gabrie, Rotskoff and Vanden-Eijnden 2022).
 
-    rate: of the transitions. least, greatest: standard deviations of every coordinate,
-    or of the flow's preconditioner's, of which each move draws one, uniform in its
-    logarithm.
+    rate: of the transitions. least, greatest: bounds of the step size. Every move draws
+    one, uniform in its logarithm, and takes it as the standard deviation of each
+    coordinate; with a preconditioner L, of each coordinate of L^-1 x.
     """
 
     rate: float
@@ -193,7 +193,8 @@ def move(
     """The proposal that a draw of normals [...] makes; differentiable in the flow.
 
     local_scale: [], the standard deviation of a random-walk move in the place of the
-    flow's, where it is not 0. The target is evaluated once either way.
+    flow's, where it is not 0. It costs what a move of the flow does, which is evaluated
+    either way.
 
     The way back needs the draw f^-1(-f(z; x); x'). stop_gradient: takes dU for a constant.
     Under a preconditioner the determinant of its map cancels from the ratio, not from the entropy.
