@@ -219,11 +219,11 @@ class Model:
                 "x holds pixels of uint8: give images in [-1, 1], x / 127.5 - 1"
             )
         x = _floats(x)
-        if x.shape[1:] != self.shape:
+        if x.shape[1:] != self.shape or not len(x):
             raise ValueError(
                 f"x has shape {list(x.shape)}: give [N, "
-                f"{', '.join(map(str, self.shape))}], a batch of what the model "
-                "was trained on"
+                f"{', '.join(map(str, self.shape))}], N at least 1, a batch of what the "
+                "model was trained on"
             )
         return x
 

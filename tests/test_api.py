@@ -286,6 +286,10 @@ def test_other_learners_fit_vectors(plane, learner):
         (lambda x, m: megjax.fit(np.full((4, 2), np.nan)), "x holds NaN"),
         (lambda x, m: m.energy(x[0]), r"x has shape \[2\]: give \[N, 2\]"),
         (
+            lambda x, m: m.energy(x[:0]),
+            r"x has shape \[0, 2\]: give \[N, 2\], N at least 1",
+        ),
+        (
             lambda x, m: m.generate(jax.random.key(0), 0),
             "num=0: give a whole number from 1",
         ),
