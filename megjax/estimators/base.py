@@ -253,7 +253,8 @@ def check(values: Mapping[str, Any], **rules: tuple | int | str) -> None:
             is_usable = is_whole and not isinstance(value, bool) and value >= rule
             words = f"give a whole number from {rule} up"
         else:
-            is_usable = isinstance(value, numbers.Real) and _is_in(value, rule)
+            is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            is_usable = is_real and _is_in(value, rule)
             words = f"give a number in {rule}"
         if not is_usable:
             raise ValueError(f"{name}={value!r:.200}: {words}")
