@@ -66,10 +66,14 @@ def _recorded(records, seeds):
 def _seeds(record) -> list[int]:
     if "seed" in record:
         return [record["seed"]]
-    words = " ".join(value for value in record.values() if isinstance(value, str))
+    words = _words(record)
     if means := re.search(r"mean of (\d+)", words):
         return list(range(int(means[1])))
     return list(map(int, re.findall(r"seed (\d+)", words)))
+
+
+def _words(record) -> str:
+    return " ".join(value for value in record.values() if isinstance(value, str))
 
 
 def provenance() -> dict[str, object]:
@@ -150,13 +154,10 @@ def rows(table, record: Mapping[str, object]) -> Iterator[list[str | None]]:
     None of rows that the record does not name, or has no figure of, nor of records in
     whose words the table's `only`, a regular expression, is not found.
     """
-    words = " ".join(value for value in record.values() if isinstance(value, str))
-    if not re.search(table.get("only", ""), words):
+    if not re.search(table.get("only", ""), _words(record)):
         return
-    cells, num = (
-        Cells(table.get("words", {}), table.get("missing", "")),
-        results.keys(table),
-    )
+    cells = Cells(table.get("words", {}), table.get("missing", ""))
+    num = results.keys(table)
     if "fields" in table:
         every = [
             [cells.filled(t, record) if t else None for t in templates]

@@ -22,8 +22,6 @@ GROUPS = {
 }
 NAMES = r"[a-z]\w*(?:, [a-z]\w*)*"
 DOCTEST = re.compile(r"(?m)^>>> .*(?:\n.+)*")
-
-
 CELL = re.compile(r"(<div[^>]*jp-MarkdownOutput[^>]*>)(.*?)(?=</div>)", re.DOTALL)
 FORMULA = re.compile(r"<(pre|code)\b.*?</\1>|\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 MATHJAX = re.compile(r"<script [^>]*mathjax.*?</script>", re.DOTALL)

@@ -64,7 +64,7 @@ def efficiency(learner: Learner, trial: Trial) -> Evaluation:
         found["ess_above_per_gradient"] = above / (trial.num_gradients or np.nan)
         found["ess_above_per_5000"] = 5000 * above
         found |= mcmc.acceptance(**draws.infos)
-        found["longest_still"] = mcmc.longest_still(x)
+        found["longest_rejection_run"] = mcmc.longest_rejection_run(x)
         return Report(found, pictures.chains(x))
 
     return evaluate

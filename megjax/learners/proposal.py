@@ -107,7 +107,7 @@ class Spec(NamedTuple):
     local_rate: of the transitions of the trained kernel that are random-walk moves, for
         chains that would stand still where the proposal is too rare (as
         `neural.LocalMoves`); it is trained without them. 0, the paper, for none.
-    local_least, local_greatest: bounds of their step size, the standard deviation of
+    local_scale_min, local_scale_max: bounds of their step size, the standard deviation of
         each coordinate; with a preconditioner L, of each coordinate of L^-1 x.
     """
 
@@ -127,8 +127,8 @@ class Spec(NamedTuple):
     warmup_windows: int = 0
     num_transitions: int = 100
     local_rate: float = 0.0
-    local_least: float = 1e-3
-    local_greatest: float = 10.0
+    local_scale_min: float = 1e-3
+    local_scale_max: float = 10.0
     optimizer: optax.GradientTransformation = amsgrad(1e-3)
 
 
@@ -149,7 +149,7 @@ def checked(spec: Spec) -> Spec:
     for field in WEIGHT:
         checks.at_least(f"proposal.{field}", getattr(spec, field), 0)
     check_acceptance(spec.target_acceptance)
-    check_local_moves(spec.local_rate, spec.local_least, spec.local_greatest)
+    check_local_moves(spec.local_rate, spec.local_scale_min, spec.local_scale_max)
     weight, floor, ceiling = (getattr(spec, field) for field in WEIGHT[:3])
     if not floor <= weight <= ceiling:
         raise ValueError(
@@ -164,16 +164,17 @@ def checked(spec: Spec) -> Spec:
     return spec
 
 
-def check_local_moves(rate: float, least: float, greatest: float) -> None:
+def check_local_moves(rate: float, scale_min: float, scale_max: float) -> None:
     """ValueError unless the rate is from 0 to 1 and the scales are an interval."""
-    for name, value in (("rate", rate), ("least", least), ("greatest", greatest)):
-        checks.at_least(f"proposal.local_{name}", value, 0)
+    checks.at_least("proposal.local_rate", rate, 0)
+    checks.at_least("proposal.local_scale_max", scale_max, 0)
+    checks.at_least("proposal.local_scale_min", scale_min, 0)
     if rate > 1:
         raise ValueError(f"proposal.local_rate={rate}: give a number from 0 to 1")
-    if not 0 < least <= greatest:
+    if not 0 < scale_min <= scale_max:
         raise ValueError(
-            f"proposal.local_least={least}: give a number above 0 and at most "
-            f"local_greatest={greatest}"
+            f"proposal.local_scale_min={scale_min}: give a number above 0 and at most "
+            f"local_scale_max={scale_max}"
         )
 
 
@@ -444,7 +445,7 @@ def kernel(
     local = None
     if spec.local_rate:
         local = neural.LocalMoves(
-            spec.local_rate, spec.local_least, spec.local_greatest
+            spec.local_rate, spec.local_scale_min, spec.local_scale_max
         )
     return neural.neural(
         log_density_fn, flow(spec, state), has_aux=has_aux, local=local

@@ -153,7 +153,7 @@ def squared_jumps(x: np.ndarray) -> np.ndarray:
     return np.mean(np.diff(np.asarray(x, np.float64), axis=1) ** 2, axis=(0, 1))
 
 
-def longest_still(x: np.ndarray) -> int:
+def longest_rejection_run(x: np.ndarray) -> int:
     """Most steps in a row for which a chain of [chains, draws, dim] did not move."""
     still = np.all(x[:, 1:] == x[:, :-1], axis=2)
     longest = run = np.zeros(len(x), int)

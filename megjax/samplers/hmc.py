@@ -90,7 +90,7 @@ def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
     # The momenta are finite only where the gradients were: these need no second look.
     seen = proposal._replace(gradient=correction(momentum, end))
     state, info = accepted_move(
-        log_uniform, ratio, state, proposal, usable=finite(seen)
+        log_uniform, ratio, state, proposal, is_finite=finite(seen)
     )
     diverged = info.is_divergent | ~(ratio > -DIVERGENCE)
     return state, info._replace(is_divergent=diverged)

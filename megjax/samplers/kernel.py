@@ -206,11 +206,11 @@ def accepted_move(
     log_ratio: Array,
     state: PyTree,
     proposal: PyTree,
-    usable: Array | None = None,
+    is_finite: Array | None = None,
 ) -> tuple[PyTree, Info]:
     """`metropolis` for a logarithm of a uniform [] that is already drawn.
 
-    usable: [], whether all of the proposal is finite, where a kernel can tell it from
+    is_finite: [], whether all of the proposal is finite, where a kernel can tell it from
     fewer numbers than all of them. Raises ValueError at a ratio that is no scalar: vmap
     over chains.
     """
@@ -219,12 +219,12 @@ def accepted_move(
             f"log_ratio has shape {jnp.shape(log_ratio)}: give that of one chain, a "
             "scalar, and vmap over chains."
         )
-    if usable is None:
-        usable = finite(proposal)
-    log_ratio = jnp.where(usable & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
+    if is_finite is None:
+        is_finite = finite(proposal)
+    log_ratio = jnp.where(is_finite & ~jnp.isnan(log_ratio), log_ratio, -jnp.inf)
     accepted = log_uniform < log_ratio
     moved = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), proposal, state)
-    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, ~usable)
+    return moved, Info(jnp.exp(jnp.minimum(log_ratio, 0.0)), accepted, ~is_finite)
 
 
 def finite(state: PyTree) -> Array:

@@ -87,12 +87,12 @@ def step(key: Key, state: State, *, init_fn, step_size, factor) -> tuple[State, 
     drift = step_size * preconditioner.squared(factor, state.gradient)
     spread = jnp.sqrt(2 * step_size) * preconditioner.scaled(factor, normal)
     proposal = init_fn(state.position + drift + spread)
-    shape = {"step_size": step_size, "factor": factor}
-    ratio = log_ratio(state, proposal, **shape)
+    options = {"step_size": step_size, "factor": factor}
+    ratio = log_ratio(state, proposal, **options)
     # The correction is finite only where all of the position and the gradient is; to
     # look at these again costs 8 % of a step on a cheap density.
-    seen = (correction(state, proposal, **shape), proposal.log_density, proposal.aux)
-    return accepted_move(log_uniform, ratio, state, proposal, usable=finite(seen))
+    seen = (correction(state, proposal, **options), proposal.log_density, proposal.aux)
+    return accepted_move(log_uniform, ratio, state, proposal, is_finite=finite(seen))
 
 
 def log_ratio(

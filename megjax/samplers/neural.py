@@ -66,14 +66,14 @@ class LocalMoves(NamedTuple):
     flow covers too thinly. Small moves of all sizes lead out of it (mixtures of global and
     local moves: Gabrie, Rotskoff and Vanden-Eijnden 2022).
 
-    rate: of the transitions. least, greatest: bounds of the step size. Every move draws
+    rate: of the transitions. scale_min, scale_max: bounds of the step size. Every move draws
     one, uniform in its logarithm, and takes it as the standard deviation of each
     coordinate; with a preconditioner L, of each coordinate of L^-1 x.
     """
 
     rate: float
-    least: float
-    greatest: float
+    scale_min: float
+    scale_max: float
 
 
 class State(NamedTuple):
@@ -270,7 +270,7 @@ def inverse(flow: Flow, x: Array, z: Array, slope_fn: Callable) -> tuple[Array, 
 def _local_scale(key: Key, local: LocalMoves) -> Array:
     """Of one transition []: 0 where the flow proposes."""
     chosen, height = random.uniform(random.fold_in(key, 1), (2,))
-    scale = local.least * (local.greatest / local.least) ** height
+    scale = local.scale_min * (local.scale_max / local.scale_min) ** height
     return jnp.where(chosen < local.rate, scale, 0)
 
 

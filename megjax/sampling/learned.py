@@ -431,7 +431,7 @@ def effective(x: np.ndarray) -> float:
     0 where there are so few that chains may not have mixed: then one a chain is found,
     however slow they are; and where a chain stood still for too long.
     """
-    if mcmc.longest_still(x) > LONGEST_STILL * x.shape[1]:
+    if mcmc.longest_rejection_run(x) > LONGEST_STILL * x.shape[1]:
         return 0.0
     x = np.asarray(x, np.float64)[..., :MAX_MEASURED]
     both = np.concatenate([x, (x - x.mean((0, 1))) ** 2], axis=2)

@@ -249,6 +249,7 @@ def test_a_loaded_machine_goes_on_as_the_saved_one_would(digits, tmp_path, visib
         ({"n_components": 0}, "n_components=0: give a whole number from 1 up"),
         ({"batch_size": 2.5}, "batch_size=2.5: give a whole number"),
         ({"learning_rate": -1}, "learning_rate=-1: give a number in"),
+        ({"l2": True}, "l2=True: give a number in"),
         ({"l1": float("nan")}, "l1=nan: give a number in"),
         ({"learned_precision": True}, "only visible='gaussian' has a precision"),
     ],

@@ -339,9 +339,9 @@ def test_training_raises_entropy_and_keeps_the_target():
     [
         ({"local_rate": 1.5}, "local_rate=1.5: give a number from 0 to 1"),
         ({"local_rate": -0.1}, "local_rate=-0.1: give at least 0"),
-        ({"local_least": 0.0}, "local_least=0.0: give a number above 0"),
-        ({"local_least": 20.0}, "at most local_greatest=10.0"),
-        ({"local_greatest": float("nan")}, "local_greatest=nan"),
+        ({"local_scale_min": 0.0}, "local_scale_min=0.0: give a number above 0"),
+        ({"local_scale_min": 20.0}, "at most local_scale_max=10.0"),
+        ({"local_scale_max": float("nan")}, "local_scale_max=nan"),
     ],
 )
 def test_local_moves_that_cannot_be(fields, words):
@@ -351,7 +351,7 @@ def test_local_moves_that_cannot_be(fields, words):
 
 def test_the_trained_kernel_makes_local_moves():
     """Every transition, at a rate of 1: of small moves nearly all are accepted."""
-    spec = specification(local_rate=1.0, local_least=1e-4, local_greatest=1e-4)
+    spec = specification(local_rate=1.0, local_scale_min=1e-4, local_scale_max=1e-4)
     state = noisy_state(spec)
     fixed = proposal.kernel(spec, state, spec.log_density_fn)
     start = fixed.init(jnp.ones(spec.proposal.shape))

@@ -499,7 +499,7 @@ def test_ranks_of_random_weights(gradient):
 @pytest.mark.parametrize("mistake", ["", "the flow's correction", "scale by position"])
 def test_ranks_with_local_moves(mistake, monkeypatch):
     moon = targets.moon()
-    local = neural.LocalMoves(rate=0.9, least=0.03, greatest=3.0)
+    local = neural.LocalMoves(rate=0.9, scale_min=0.03, scale_max=3.0)
     if mistake == "the flow's correction":
         monkeypatch.setattr(jnp, "where", keep_correction(jnp.where))
     learned = neural.neural(moon.log_density, winding(), local=local)

@@ -308,11 +308,11 @@ def test_effective_draws():
 def test_a_chain_that_stands_still_for_long_has_no_speed():
     """However well the others move: it may stand for longer than any measure."""
     x = np.random.default_rng(0).normal(size=(16, 1000, 2))
-    assert mcmc.longest_still(x) == 0
+    assert mcmc.longest_rejection_run(x) == 0
     x[3, 500:600] = x[3, 499]
-    assert mcmc.longest_still(x) == 100 and learned.effective(x) > 5000
+    assert mcmc.longest_rejection_run(x) == 100 and learned.effective(x) > 5000
     x[3, 600] = x[3, 499]
-    assert mcmc.longest_still(x) == 101 and learned.effective(x) == 0.0
+    assert mcmc.longest_rejection_run(x) == 101 and learned.effective(x) == 0.0
 
 
 def test_when_training_is_enough():
