@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import distributed, random
+from megjax import checks, distributed, random
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density
 from megjax.samplers import bijectors, hmc, kernel, latent, mala, rwm
@@ -277,14 +277,10 @@ def _check_numbers(settings):
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not (whole or (value is None and name == "thin")):
             raise ValueError(f"{name}={value!r}: give a whole number.")
-    for name in ("step_size", "inverse_temperature"):
-        value = settings[name]
-        if value is None and name == "step_size":
-            continue
-        number = hasattr(value, "__float__") and not np.ndim(value)
-        if not number or isinstance(value, bool):
-            raise ValueError(f"{name}={value!r}: give a number.")
     step_size, beta = settings["step_size"], settings["inverse_temperature"]
+    checks.number("inverse_temperature", beta)
+    if step_size is not None:
+        checks.number("step_size", step_size)
     if step_size is not None and not 0 < step_size < math.inf:
         raise ValueError(f"step_size={step_size}: must be positive.")
     if not 0 <= beta < math.inf:

@@ -246,6 +246,11 @@ def test_landscape_is_the_normalised_density():
         ({"num": 0}, "num=0, steps=100: give at least 1 chain and 0"),
         ({"step_size": -1.0}, "step_size=-1.0: must be positive"),
         ({"inverse_temperature": -1.0}, "inverse_temperature=-1.0: must be"),
+        (
+            {"inverse_temperature": np.array("x")},
+            "inverse_temperature=array.*: give a number",
+        ),
+        ({"step_size": True}, "step_size=True: give a number"),
         ({"burn_in": -1}, "burn_in=-1: must be 0 or positive"),
         ({"thin": 0}, "thin=0: must be between 1 and steps=100"),
         ({"thin": 101}, "thin=101: must be between 1 and steps=100"),
