@@ -3,7 +3,7 @@ r"""Posteriors of inference_gym by `megjax.sample` and others, against its momen
     python -m benchmarks.inference_gym --data_dir=../shared/data
     python -m benchmarks.inference_gym --targets=radon --kernels=nuts,mclmc
     python -m benchmarks.inference_gym --kernels= --numpyro_python=PYTHON \
-        --nutpie_python=PYTHON
+        --nutpie_python=PYTHON --nutpie_flow_python=PYTHON --flowmc_python=PYTHON
 
 Prints a line of JSON per posterior and sampler. Errors of means and of variances about
 the reference mean are in standard errors, ours (of the effective draws, for variances
@@ -23,6 +23,7 @@ Peers run `benchmarks/inference_gym_peer.py` with a Python that has them and jax
 sample the same function from the same starts.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -40,12 +41,16 @@ import megjax
 from benchmarks import moments, recording
 from megjax import app
 from megjax.densities import posteriors
+from megjax.samplers import hmc, tempering
 from megjax.sampling import learned
 
 BUILDERS: dict[str, Callable[[], posteriors.Posterior]] = {
     "eight_schools": posteriors.eight_schools,
     "german_credit": lambda: posteriors.german_credit(DATA_DIR.value),
     "brownian_motion": posteriors.brownian_motion,
+    "brownian_motion_marginalised": functools.partial(
+        posteriors.brownian_motion, marginalised=True
+    ),
     "stochastic_volatility": posteriors.stochastic_volatility,
     "radon": posteriors.radon,
     "item_response": posteriors.item_response,
@@ -58,21 +63,35 @@ NUM_CHAINS = flags.DEFINE_integer("chains", 4, "Chains.", 2)
 NUM_WARMUP = flags.DEFINE_integer("num_warmup", 1000, "Warm-up steps.", 100)
 NUM_DRAWS = flags.DEFINE_integer("draws", 1000, "Of every chain.", 100)
 THIN = flags.DEFINE_integer("thin", 5, "Steps of mclmc to a draw.", 1)
+REPLICAS = flags.DEFINE_integer(
+    "replicas", tempering.Spec().num_replicas, "Of tempering.", 2
+)
+LOWEST = flags.DEFINE_float(
+    "lowest", tempering.Spec().lowest, "Inverse temperature of tempering.", 0.0, 1.0
+)
+INTEGRATION_STEPS = flags.DEFINE_integer(
+    "integration_steps", 0, "Leapfrog steps of tempering by HMC; 0 for MALA.", 0
+)
 BUDGET = flags.DEFINE_float("budget", 60.0, "Seconds of training of learned.", 0.0)
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Of the Statlog sets.")
 TARGET_ACCEPTANCE = flags.DEFINE_float(
-    "target_acceptance", None, "Of NUTS, in place of 0.99 or 0.9.", 0.0, 1.0
+    "target_acceptance",
+    None,
+    "Of NUTS, in place of 0.99 or 0.9; of tempering by HMC, of 0.8.",
+    0.0,
+    1.0,
 )
 X64 = flags.DEFINE_bool("x64", False, "Whether to sample in float64.")
 SEED = flags.DEFINE_integer("seed", 0, "Of starts and chains.")
 PEERS = {
     name: flags.DEFINE_string(f"{name}_python", None, f"A Python with {name} and jax.")
-    for name in ("numpyro", "nutpie")
+    for name in ("numpyro", "nutpie", "nutpie_flow", "flowmc")
 }
 ACCEPTANCE = {"brownian_motion": 0.99}
 """Targets of NUTS' step size that are not `DEFAULT_ACCEPTANCE`."""
 
 DEFAULT_ACCEPTANCE = 0.9
+PATH_ACCEPTANCE = 0.8
 SIZES = (10**3, 10**4, 10**5, 10**6)
 """Draws of all chains at which warm-up and training are counted in."""
 
@@ -107,6 +126,12 @@ def settings(label: str) -> str:
     words += {
         "nuts": [(TARGET_ACCEPTANCE, "acceptance {}")],
         "mclmc": [(THIN, "{} steps a draw")],
+        "tempering": [
+            (REPLICAS, "{} replicas"),
+            (LOWEST, "from {}"),
+            (INTEGRATION_STEPS, "HMC of {} steps"),
+            (TARGET_ACCEPTANCE, "acceptance {}"),
+        ],
         "learned": [(BUDGET, "{} s of training")],
     }.get(label, [])
     changed = ((flag, text) for flag, text in words if flag.value != flag.default)
@@ -130,6 +155,10 @@ def ours(posterior, kernel: str) -> dict:
     settings |= {"thin": thin, "kernel": kernel, "progress": False}
     if kernel in ("nuts", "learned"):
         settings["target_acceptance"] = acceptance(posterior)
+    if kernel == "tempering":
+        settings["kernel"] = tempered()
+        if INTEGRATION_STEPS.value:
+            settings["target_acceptance"] = TARGET_ACCEPTANCE.value or PATH_ACCEPTANCE
     calls = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -147,6 +176,8 @@ def ours(posterior, kernel: str) -> dict:
     sample_stats = draws.sample_stats
     if per_step is None:
         per_step = float(sample_stats["n_steps"].mean())
+    if kernel == "tempering":
+        per_step *= max(INTEGRATION_STEPS.value, 1)
     record = {"used": draws.attrs["kernel"]} if kernel == "learned" else {}
     if "diverging" in sample_stats:
         record["divergences"] = int(sample_stats["diverging"].sum())
@@ -157,6 +188,15 @@ def ours(posterior, kernel: str) -> dict:
         record["gradients"] = per_step * NUM_DRAWS.value * NUM_CHAINS.value
     share = None if kernel == "learned" else NUM_WARMUP.value / steps
     return record | measured(posterior, position, record, share)
+
+
+def tempered() -> tempering.Spec:
+    """Parallel tempering as the flags say."""
+    spec = tempering.Spec(num_replicas=REPLICAS.value, lowest=LOWEST.value)
+    if steps := INTEGRATION_STEPS.value:
+        move = functools.partial(hmc.hmc, num_integration_steps=steps, jitter=1.0)
+        spec = spec._replace(kernel_fn=move)
+    return spec
 
 
 def peer(posterior, name: str, python: str) -> dict:

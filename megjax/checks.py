@@ -132,6 +132,13 @@ def fraction(name: str, value: float) -> None:
         raise ValueError(f"{name}={value}: give a number in [0, 1)")
 
 
+def share(name: str, value: float) -> None:
+    """ValueError where a number is not from 0 to 1, both included."""
+    number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value}: give a number from 0 to 1")
+
+
 def choice(name: str, value: str, **options: Any) -> Any:
     """options[value]; ValueError naming the allowed values otherwise."""
     if not isinstance(value, str) or value not in options:

@@ -182,7 +182,9 @@ def item_response() -> Posterior:
     return _posterior("item_response", log_density, init, quantities)
 
 
-def brownian_motion(*, known_scales: bool = False) -> Posterior:
+def brownian_motion(
+    *, known_scales: bool = False, marginalised: bool = False
+) -> Posterior:
     """A random walk of 30 steps with noise, of which 10 are not observed.
 
     32 coordinates: the steps in units of their scale, and both scales' logarithms,
@@ -190,12 +192,22 @@ def brownian_motion(*, known_scales: bool = False) -> Posterior:
     unless its steps are short (`target_acceptance=0.99`). With known scales, 0.1 of the
     steps and 0.15 of the noise, it has 30 coordinates and is Gaussian.
 
+    marginalised: other coordinates of the same posterior, which do not narrow. The walk
+    is drawn backwards from standard normals, given the scales and the observations
+    (forward filtering, backward sampling: Carter and Kohn 1994), so that the density is
+    that of the scales with the walk integrated out, times N(0, I). Scales are unknown.
+
     With unknown scales the reference is a quadrature's: inference_gym's means are up to
-    18 of their standard errors away from it.
+    18 of their standard errors away from it. Raises ValueError where both are given.
     """
-    observed = _arrays()["data/brownian_motion/observed"]
-    is_observed = np.isfinite(observed)
-    values = np.where(is_observed, observed, 0)
+    if marginalised:
+        if known_scales:
+            raise ValueError(
+                "known_scales=True, marginalised=True: give one of them; there is no "
+                "scale to narrow where both are known"
+            )
+        return _marginalised_walk()
+    is_observed, values = _observed_walk()
 
     def scales(position):
         if known_scales:
@@ -227,14 +239,7 @@ def brownian_motion(*, known_scales: bool = False) -> Posterior:
     if known_scales:
         name, init = "brownian_motion_known_scales", _zeros(standardised_steps=30)
     else:
-        name, init = (
-            "brownian_motion",
-            _zeros(
-                log_innovation_noise_scale=(),
-                log_observation_noise_scale=(),
-                standardised_steps=30,
-            ),
-        )
+        name, init = "brownian_motion", _zeros(**WALK_SCALES, standardised_steps=30)
     return _posterior(name, log_density, init, quantities)
 
 
@@ -333,6 +338,74 @@ def radon() -> Posterior:
 
 
 RADON = ("county", "floor", "log_radon", "log_uranium")
+
+
+WALK_SCALES = {"log_innovation_noise_scale": (), "log_observation_noise_scale": ()}
+"""Shapes of the coordinates that say how far the random walk goes."""
+
+
+def _observed_walk() -> tuple[np.ndarray, np.ndarray]:
+    """Whether each step of the random walk was observed, and as what; 0 where not."""
+    observed = _arrays()["data/brownian_motion/observed"]
+    is_observed = np.isfinite(observed)
+    return is_observed, np.where(is_observed, observed, 0)
+
+
+def _marginalised_walk() -> Posterior:
+    """`brownian_motion` in the coordinates of a backward simulation."""
+    is_observed, values = _observed_walk()
+
+    def filtered(position):
+        """Scales, and of the filter the means, variances and log-likelihoods [30]."""
+        innovation, noise = (jnp.exp(position[name]) for name in WALK_SCALES)
+
+        def one(carry, step):
+            mean, variance = carry
+            seen, value = step
+            variance = variance + innovation**2
+            total = variance + noise**2
+            gain = jnp.where(seen, variance / total, 0)
+            log_p = jnp.where(seen, _normal(value, mean, jnp.sqrt(total)), 0)
+            mean = mean + gain * (value - mean)
+            # variance - gain variance, without a difference of like numbers.
+            variance = jnp.where(seen, gain * noise**2, variance)
+            return (mean, variance), (mean, variance, log_p)
+
+        zero = jnp.zeros_like(innovation)
+        steps = is_observed, _like(values, innovation)
+        _, found = jax.lax.scan(one, (zero, zero), steps)
+        return innovation, noise, *found
+
+    def quantities(position):
+        innovation, noise, means, variances, _ = filtered(position)
+
+        def one(later, step):
+            # The walk at the last step has no later one: precision 0.
+            later, precision = later
+            mean, variance, normal = step
+            share = variance * precision / (1 + variance * precision)
+            std = jnp.sqrt(variance / (1 + variance * precision))
+            loc = mean + share * (later - mean) + std * normal
+            return (loc, innovation**-2), loc
+
+        zero = jnp.zeros_like(innovation)
+        steps = means, variances, position["standardised_walk"]
+        _, locs = jax.lax.scan(one, (zero, zero), steps, reverse=True)
+        return {
+            "innovation_noise_scale": innovation,
+            "observation_noise_scale": noise,
+            "locs": locs,
+        }
+
+    def log_density(position):
+        prior = jnp.sum(_normal(position["standardised_walk"]))
+        for name in WALK_SCALES:
+            prior += _normal(position[name], 0, 2)
+        return prior + jnp.sum(filtered(position)[-1])
+
+    init = _zeros(**WALK_SCALES, standardised_walk=30)
+    plain = _posterior("brownian_motion", log_density, init, quantities)
+    return plain._replace(name="brownian_motion_marginalised")
 
 
 def _credits(data_dir) -> Callable[[Array], Array]:

@@ -166,11 +166,9 @@ def checked(spec: Spec) -> Spec:
 
 def check_local_moves(rate: float, scale_min: float, scale_max: float) -> None:
     """ValueError unless the rate is from 0 to 1 and the scales are an interval."""
-    checks.at_least("proposal.local_rate", rate, 0)
+    checks.share("proposal.local_rate", rate)
     checks.at_least("proposal.local_scale_max", scale_max, 0)
     checks.at_least("proposal.local_scale_min", scale_min, 0)
-    if rate > 1:
-        raise ValueError(f"proposal.local_rate={rate}: give a number from 0 to 1")
     if not 0 < scale_min <= scale_max:
         raise ValueError(
             f"proposal.local_scale_min={scale_min}: give a number above 0 and at most "

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax import checks
+from megjax import checks, random
 from megjax.samplers import mala, preconditioner
 from megjax.samplers.kernel import (
     Info,
@@ -37,12 +37,15 @@ class Path(NamedTuple):
     factor: L as in `preconditioner`; momenta are N(0, I) and move the position along L, which
         is a mass matrix (L L^T)^-1.
     unroll: compile the steps one after the other, as `kernel.chain`.
+    jitter: every transition has the step size e (1 - jitter u), u uniform on [0, 1),
+        against paths that come back to where they began (Neal 2011, section 3.2).
     """
 
     step_size: float | Array
     num_integration_steps: int
     factor: Array | None = None
     unroll: bool = False
+    jitter: float = 0.0
 
 
 def hmc(
@@ -53,17 +56,18 @@ def hmc(
     factor: Array | None = None,
     has_aux: bool = False,
     unroll: bool = False,
+    jitter: float = 0.0,
 ) -> Kernel:
     """The HMC kernel of a density; a leapfrog step evaluates its gradient once.
 
-    step_size, num_integration_steps, factor, unroll: see `Path`. One leapfrog step of
-    size e is MALA with step size e^2 / 2, and long paths of a fixed length can be
-    periodic.
+    step_size, num_integration_steps, factor, unroll, jitter: see `Path`. One leapfrog
+    step of size e is MALA with step size e^2 / 2, and long paths of a fixed length can
+    be periodic, which a jitter prevents.
     has_aux: the density returns (value, aux), and states carry the aux along.
 
     A path whose energy error exceeds `DIVERGENCE` is rejected like any other, and
     counted: its `Info.is_divergent` is true. Raises ValueError where
-    num_integration_steps < 1, and as `mala.mala`.
+    num_integration_steps < 1 or a jitter outside [0, 1], and as `mala.mala`.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -75,16 +79,20 @@ def hmc(
     """
     check_step_size(step_size)
     checks.whole("num_integration_steps", num_integration_steps, 1)
+    checks.share("jitter", jitter)
     init_fn = functools.partial(
         mala.init, log_density_fn=log_density_fn, has_aux=has_aux
     )
-    path = Path(step_size, num_integration_steps, factor, unroll)
+    path = Path(step_size, num_integration_steps, factor, unroll, jitter)
     return Kernel(init_fn, functools.partial(step, init_fn=init_fn, path=path))
 
 
 def step(key: Key, state: State, *, init_fn, path: Path) -> tuple[State, Info]:
     """One path from a fresh momentum and its acceptance."""
     momentum, log_uniform = noise(key, state.position)
+    if path.jitter:
+        (uniform,) = random.uniform(random.fold_in(key, 1), (1,))
+        path = path._replace(step_size=path.step_size * (1 - path.jitter * uniform))
     proposal, end = leapfrog(state, momentum, init_fn=init_fn, path=path)
     ratio = log_ratio(state, momentum, proposal, end)
     # The momenta are finite only where the gradients were: these need no second look.

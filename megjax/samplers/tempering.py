@@ -44,10 +44,13 @@ class Spec(NamedTuple):
     reference: with it the path is p^b r^(1 - b), b from 1 to 0, and the draws tell
         log Z. Of unbounded positions [dim].
     kernel_fn: `mala.mala` or `hmc.hmc`, perhaps with keywords bound; anything with
-        their states that takes step_size, factor and has_aux.
+        their states that takes step_size, factor and has_aux. MALA is cheap where modes
+        are round; posteriors of many dimensions want paths, as in the example.
 
-    >>> from megjax.samplers import tempering
-    >>> tempering.Spec(num_replicas=20, reference=tempering.normal(0.0, 5.0)).num_steps
+    >>> import functools
+    >>> from megjax.samplers import hmc, tempering
+    >>> paths = functools.partial(hmc.hmc, num_integration_steps=10, jitter=1.0)
+    >>> tempering.Spec(num_replicas=4, lowest=0.2, kernel_fn=paths).num_steps
     1
     """
 

@@ -27,14 +27,13 @@ from megjax.samplers import (
     tempering,
     window_adaptation,
 )
-from megjax.samplers.kernel import Kernel
 from megjax.sampling import learned
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
 STEPS_PER_CALL = 100
 """Of the warm-up, in one compiled call."""
 
-JITTER = (0.3, 1.0)
+JITTER = 0.7
 """Of HMC's step sizes, in units of the one that is tuned."""
 
 
@@ -328,18 +327,6 @@ def _mclmc_tuned(key, log_density_fn, num_steps, positions):
     )
 
 
-def _jittered_hmc(log_density_fn, *, step_size):
-    """HMC whose step sizes vary: paths of one length can return to their start."""
-    low, high = JITTER
-
-    def step(key, state):
-        key_size, key_step = jax.random.split(key)
-        size = step_size * jax.random.uniform(key_size, minval=low, maxval=high)
-        return hmc.hmc(log_density_fn, step_size=size).step(key_step, state)
-
-    return Kernel(hmc.hmc(log_density_fn, step_size=1.0).init, step)
-
-
 @functools.lru_cache(maxsize=32)
 def _tempered(spec: tempering.Spec) -> Method:
     """Parallel tempering, with windows of warm-up."""
@@ -494,7 +481,9 @@ METHODS = {
     "mclmc": Method(
         from_blackjax.mclmc, _mclmc, step_size=lambda found: found.step_size
     ),
-    "hmc": _windowed(_jittered_hmc, from_blackjax.TARGET_ACCEPTANCE),
+    "hmc": _windowed(
+        functools.partial(hmc.hmc, jitter=JITTER), from_blackjax.TARGET_ACCEPTANCE
+    ),
     "mala": _windowed(mala.mala, mala.TARGET_ACCEPTANCE),
     "rwm": _windowed(rwm.rwm, rwm.TARGET_ACCEPTANCE),
     "gradient_adaptive": Method(

@@ -123,7 +123,7 @@ PUBLISHED = {
         *(eight_schools, german_credit, sparse_german_credit, item_response),
         *(brownian_motion, brownian_motion_known_scales, stochastic_volatility, radon),
     )
-}
+} | {"brownian_motion_marginalised": brownian_motion}
 NAMES = [
     pytest.param(name, marks=needs_data if "german" in name else ())
     for name in PUBLISHED
@@ -133,6 +133,8 @@ NAMES = [
 def built(name):
     if name == "brownian_motion_known_scales":
         return posteriors.brownian_motion(known_scales=True)
+    if name == "brownian_motion_marginalised":
+        return posteriors.brownian_motion(marginalised=True)
     function = getattr(posteriors, name)
     return function(str(REAL)) if "german" in name else function()
 
@@ -222,7 +224,15 @@ def test_the_unknown_scales_have_the_moments_of_importance_sampling():
         np.testing.assert_allclose(reference.std[name], std, rtol=0.05)
 
 
-CHEAP = ["eight_schools", "brownian_motion_known_scales", "radon"]
+def test_a_marginalised_walk_has_unknown_scales():
+    with pytest.raises(ValueError, match="known_scales=True, marginalised=True"):
+        posteriors.brownian_motion(known_scales=True, marginalised=True)
+
+
+CHEAP = [
+    *("eight_schools", "brownian_motion_known_scales", "radon"),
+    "brownian_motion_marginalised",
+]
 
 
 @pytest.mark.slow

@@ -239,6 +239,26 @@ def test_aux_follows_the_position():
     np.testing.assert_array_equal(found.aux, 3 * found.position)
 
 
+@pytest.mark.parametrize(
+    ("jitter", "lowest", "highest"), [(0, 0.95, 1), (1, -0.2, 0.2)]
+)
+def test_a_jitter_ends_a_period(jitter, lowest, highest):
+    """Of a normal the period is 2 pi; over sizes that are uniform cos t has mean 0."""
+    sampler = hmc.hmc(
+        normal, step_size=2 * np.pi / 63, num_integration_steps=63, jitter=jitter
+    )
+    keys = jax.random.split(jax.random.key(0), 500)
+    x = jax.random.normal(jax.random.key(1), (500, 1))
+    state, _ = stepped(sampler, keys, x)
+    assert lowest < np.corrcoef(x[:, 0], state.position[:, 0])[0, 1] <= highest
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.5, np.nan])
+def test_a_jitter_is_a_share(jitter):
+    with pytest.raises(ValueError, match=f"jitter={jitter}: give a number"):
+        hmc.hmc(normal, step_size=0.1, jitter=jitter)
+
+
 def test_a_path_has_steps():
     with pytest.raises(
         ValueError, match="num_integration_steps=0: give a whole number fr"

@@ -28,6 +28,9 @@ def kernels(log_density):
         "dense hmc": hmc.hmc(
             log_density, step_size=1.2, num_integration_steps=2, factor=FACTOR
         ),
+        "jittered hmc": hmc.hmc(
+            log_density, step_size=0.9, num_integration_steps=3, jitter=1.0
+        ),
     }
 
 
@@ -70,7 +73,10 @@ def mutant(mistake, log_density):
         momentum, log_uniform = kernel.noise(key, state.position)
         if mistake == "stale gradient in the path":
             state = state._replace(gradient=jnp.zeros_like(state.gradient))
-        proposal, end = hmc.leapfrog(state, momentum, init_fn=init, path=path)
+        own = path
+        if mistake == "jitter by the position":
+            own = path._replace(step_size=0.9 / (1 + jnp.abs(state.position[0])))
+        proposal, end = hmc.leapfrog(state, momentum, init_fn=init, path=own)
         ratio = hmc.log_ratio(state, momentum, proposal, end)
         if mistake == "no kinetic energy":
             ratio = proposal.log_density - state.log_density
@@ -97,6 +103,7 @@ HAMILTONIAN_MISTAKES = (
     "no kinetic energy",
     "kinetic energy with the wrong sign",
     "no half kick at the end",
+    "jitter by the position",
 )
 
 
