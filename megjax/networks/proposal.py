@@ -113,7 +113,8 @@ class Vectors(Proposal):
         have kept together, until after ceil(log2 d) steps any two dimensions have been
         apart in one of them, and then begins again. Where the width of a dimension
         follows another's value, as in a funnel, only a step that parts the two can
-        carry it along; random masks part them in every other step.
+        carry it along; random masks part them in every other step. Fewer steps leave some
+        pairs together throughout, and chains that stand still where these matter.
 
     Raises ValueError in one dimension, which cannot be split.
     """

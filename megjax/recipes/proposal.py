@@ -82,25 +82,27 @@ def posterior_config():
     return fields
 
 
-def density(target_fn, *others):
+def density(target_fn, *others, source_fn=None):
     """The recipe for a density of one's own: target_fn(config) -> `targets.Target`.
 
     others: (config, target, learner) -> further evaluations by name.
+    source_fn: (config, target) -> (key, num) -> states that training proposes from, in
+        place of `source`; chains that are measured start as they do without.
     """
     return Recipe(
-        partial(data, target_fn),
+        partial(data, target_fn, source_fn or source),
         partial(learner, target_fn),
         partial(evaluations, target_fn, (chains, *others)),
     )
 
 
-def data(target_fn, config):
+def data(target_fn, source_fn, config):
     """An endless set of exact draws, or with a buffer of starts, which nobody reads.
 
     Example i is one of the seed's key folded with i.
     """
     target, seed = target_fn(config), config.train.seed
-    sample = source(config, target)
+    sample = source_fn(config, target)
 
     def take(store, indices):
         del store
@@ -218,6 +220,28 @@ def source(config, target):
             f"least batch_size={config.batch_size}"
         )
     return target.sample
+
+
+def tailed(config, target):
+    """As `source` for a funnel, with more states far out in x0: `config.tails`.
+
+    A proposal that is trained at draws alone hardly meets the tails of x0, covers them
+    too thinly, and its chains then stand still there.
+    """
+    group = config.tails
+    checks.share("config.tails.share", group.share)
+    base.positive("tails.std", group.std)
+    exact = source(config, target)
+    if not group.share:
+        return exact
+    wide = targets.funnel(**(dict(config.funnel) | {"std": group.std}))
+
+    def sample(key, num):
+        key, key_choice = jax.random.split(key)
+        far = jax.random.uniform(key_choice, (num, 1)) < group.share
+        return jnp.where(far, wide.sample(key, num), exact(key, num))
+
+    return sample
 
 
 def pictures(config, target, learner):
@@ -352,7 +376,11 @@ scg = density(lambda config: targets.strongly_correlated_gaussian())
 """A Gaussian of variances 100 and 0.1 along the diagonals."""
 moon = density(lambda config: targets.moon(), pictures)
 """A crescent in the plane."""
-funnel = density(lambda config: targets.funnel(**config.funnel), first_coordinate)
+funnel = density(
+    lambda config: targets.funnel(**config.funnel),
+    first_coordinate,
+    source_fn=tailed,
+)
 """Neal's funnel, of `config.funnel`."""
 logistic = density(regression)
 """The posterior of a logistic regression, of `config.logistic`."""

@@ -8,11 +8,13 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from scipy import stats
 
 from megjax.densities import targets
 from megjax.learners import proposal
 from megjax.networks import proposal as networks
 from megjax.samplers import neural
+from megjax.training import experiment
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -338,7 +340,7 @@ def test_training_raises_entropy_and_keeps_the_target():
     ("fields", "words"),
     [
         ({"local_rate": 1.5}, "local_rate=1.5: give a number from 0 to 1"),
-        ({"local_rate": -0.1}, "local_rate=-0.1: give at least 0"),
+        ({"local_rate": -0.1}, "local_rate=-0.1: give a number from 0 to 1"),
         ({"local_scale_min": 0.0}, "local_scale_min=0.0: give a number above 0"),
         ({"local_scale_min": 20.0}, "at most local_scale_max=10.0"),
         ({"local_scale_max": float("nan")}, "local_scale_max=nan"),
@@ -358,3 +360,31 @@ def test_the_trained_kernel_makes_local_moves():
     after, info = fixed.step(jax.random.key(0), start)
     moved = np.abs(after.position - start.position)
     assert 0 < np.max(moved) < 1e-3 and info.acceptance_rate > 0.99
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_training_on_a_funnel_begins_further_out(share):
+    """In a share of the states, whose x0 has a larger deviation; the rest are draws."""
+    config = experiment.load("configs/proposal_funnel.py:3")
+    config.tails.share, config.tails.std = share, 6.0
+    data = config.recipe.data(config)
+    x = np.asarray(jax.jit(data.take)(data.store, jnp.arange(20_000)), np.float64)
+    variance = 9 + share * (36 - 9)
+    assert abs(np.var(x[:, 0]) / variance - 1) < 0.06
+    # Whatever x0, the others are normal in units of exp(-x0 / 2).
+    rest = x[:, 1:] * np.exp(0.5 * x[:, :1])
+    assert stats.kstest(np.ravel(rest[::10]), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("share", 1.5, "config.tails.share=1.5: give a number from 0 to 1"),
+        ("std", 0.0, "config.tails.std=0.0: give a finite number above 0"),
+    ],
+)
+def test_tails_that_cannot_be(field, value, words):
+    config = experiment.load("configs/proposal_funnel.py:3")
+    config.tails[field] = value
+    with pytest.raises(ValueError, match=words):
+        config.recipe.data(config)
