@@ -92,6 +92,8 @@ ACCEPTANCE = {"brownian_motion": 0.99}
 
 DEFAULT_ACCEPTANCE = 0.9
 PATH_ACCEPTANCE = 0.8
+"""Of NUTS, and of tempering by HMC."""
+
 SIZES = (10**3, 10**4, 10**5, 10**6)
 """Draws of all chains at which warm-up and training are counted in."""
 

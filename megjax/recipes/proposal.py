@@ -226,7 +226,9 @@ def tailed(config, target):
     """As `source` for a funnel, with more states far out in x0: `config.tails`.
 
     A proposal that is trained at draws alone hardly meets the tails of x0, covers them
-    too thinly, and its chains then stand still there.
+    too thinly, and its chains then stand still there. Metrics of training, such as the
+    acceptance, are those of the states that it proposes from. Raises ValueError with a
+    buffer, whose chains would be proposed from instead.
     """
     group = config.tails
     checks.share("config.tails.share", group.share)
@@ -234,6 +236,12 @@ def tailed(config, target):
     exact = source(config, target)
     if not group.share:
         return exact
+    if config.proposal.buffer_size:
+        raise ValueError(
+            f"config.tails.share={group.share}, config.proposal.buffer_size="
+            f"{config.proposal.buffer_size}: training proposes from the chains of a "
+            "buffer; give 0 for one of the two"
+        )
     wide = targets.funnel(**(dict(config.funnel) | {"std": group.std}))
 
     def sample(key, num):

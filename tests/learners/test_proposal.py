@@ -388,3 +388,10 @@ def test_tails_that_cannot_be(field, value, words):
     config.tails[field] = value
     with pytest.raises(ValueError, match=words):
         config.recipe.data(config)
+
+
+def test_tails_and_a_buffer_exclude_each_other():
+    config = experiment.load("configs/proposal_funnel.py:3")
+    config.proposal.buffer_size = 512
+    with pytest.raises(ValueError, match="tails.share=0.5, .*buffer_size=512: train"):
+        config.recipe.data(config)
