@@ -90,8 +90,11 @@ def _interval(low: float, high: float) -> Bijector:
     def forward(u):
         x = low + (high - low) * jax.nn.sigmoid(u)
         ends = jnp.asarray([low, high], x.dtype)
-        # Rounding may not reach the ends, where densities are often infinite.
-        return jnp.clip(x, *jnp.nextafter(ends, ends[::-1]))
+        # Rounding may not reach the ends, where densities are often infinite; next to 0
+        # are numbers that devices take for 0.
+        tiny = jnp.finfo(x.dtype).tiny * jnp.asarray([1, -1], x.dtype)
+        inner = jnp.where(ends == 0, tiny, jnp.nextafter(ends, ends[::-1]))
+        return jnp.clip(x, *inner)
 
     def inverse(x):
         return jnp.log(x - low) - jnp.log(high - x)
@@ -161,7 +164,9 @@ def _spread(bijectors, like, place) -> list[Bijector]:
             raise ValueError(
                 f"bijector names {unknown[0]!r}, and init{place} has {sorted(like)}."
             )
-        pairs = {k: (bijectors.get(k), like[k]) for k in sorted(like)}
+        # Not every kind of dict has its leaves in the order of sorted keys.
+        parts, _ = jax.tree.flatten_with_path(like, is_leaf=lambda x: x is not like)
+        pairs = {path[0].key: (bijectors.get(path[0].key), x) for path, x in parts}
     elif isinstance(bijectors, list | tuple) and isinstance(like, list | tuple):
         if len(bijectors) != len(like):
             raise ValueError(

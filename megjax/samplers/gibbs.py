@@ -25,7 +25,7 @@ class State(NamedTuple):
 def gibbs(
     family: Family, params: PyTree, *, inverse_temperature: float | Array = 1.0
 ) -> Kernel:
-    """The kernel whose step is one sweep; `init` takes the units of one chain.
+    """Gibbs sampler: a step is one sweep of all units; `init` takes those of one chain.
 
     Units of chains [B, ...] come from `family.start`; the caller vmaps over them. Every
     step is accepted. Raises ValueError where the family has no sweep.

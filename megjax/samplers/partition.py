@@ -65,13 +65,15 @@ def estimate(log_z_base: float, log_weights: np.ndarray, seed: int = 0) -> LogPa
     """log Z from log-weights [N], with a bootstrap interval over the chains.
 
     A logarithm of an unbiased mean: too small rather than too large, so likelihoods
-    come out too high where the interval is wide.
+    come out too high where the interval is wide. Of one weight it is infinite.
     """
     log_weights = np.asarray(log_weights, np.float64)
     num = len(log_weights)
     total = special.logsumexp(log_weights)
     size = np.exp(2 * total - special.logsumexp(2 * log_weights))
-    if num > MAX_BOOTSTRAP:
+    if num < 2:
+        low, high = -math.inf, math.inf
+    elif num > MAX_BOOTSTRAP:
         # The delta method: so many weights have a Gaussian mean where it can be trusted.
         spread = 1.96 * math.sqrt(max(1 / size - 1 / num, 0.0))
         low, high = (total - math.log(num) + sign * spread for sign in (-1, 1))
@@ -237,7 +239,7 @@ def annealed(
         too small, if the draws are exact; it is as good as they are.
     kernel: "hmc" or "mala". options: of the kernel, such as num_integration_steps (3).
 
-    Raises ValueError at other kernels and numbers below 1.
+    Raises ValueError at other kernels, fewer than two chains, and other numbers below 1.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -253,12 +255,9 @@ def annealed(
     True
     """
     module = checks.choice("kernel", kernel, **KERNELS)
-    for name, value in {
-        "num_chains": num_chains,
-        "num_steps": num_steps,
-        "num_moves": num_moves,
-    }.items():
-        checks.at_least(name, value, 1)
+    checks.whole("num_chains", num_chains, 2)
+    checks.whole("num_steps", num_steps, 1)
+    checks.whole("num_moves", num_moves, 1)
     options = (HMC if kernel == "hmc" else {}) | options
     own = partial(getattr(module, kernel), **options)
     path = Path(energy_fn, base, own, module.TARGET_ACCEPTANCE, num_moves)

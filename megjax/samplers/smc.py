@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from megjax import distributed, extras
+from megjax import checks, distributed, extras
 from megjax.samplers import mala, tempering
 from megjax.samplers.kernel import Kernel
 from megjax.types import Array, Key, LogDensityFn
@@ -19,6 +19,12 @@ from megjax.types import Array, Key, LogDensityFn
 WIDTH, LEAST_WIDTH = 3.0, 10.0
 """Standard deviation of the reference where none is given: this many times that of the
 starts in every coordinate, and no less than the other."""
+
+MIN_PARTICLES = 10
+"""Fewer are no estimate of a density; a dense covariance needs two per dimension."""
+
+FEW_LINES = 5
+"""Effective first ancestors below which the error of log Z is not known."""
 
 
 class Spec(NamedTuple):
@@ -29,7 +35,8 @@ class Spec(NamedTuple):
         `init` are draws of it; None for independent normals around the mean of `init`,
         wide as `WIDTH` and `LEAST_WIDTH` say.
     num_steps: of every particle at each temperature.
-    share: effective number of particles after a reweighting, by their number.
+    share: effective number of particles after a reweighting, by their number; between
+        0 and 1.
     kernel_fn: `mala.mala` or `hmc.hmc`, perhaps with keywords bound.
 
     >>> from megjax.samplers import smc, tempering
@@ -75,6 +82,15 @@ class Progress(NamedTuple):
     lines: Array
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    checks.whole("num_steps", spec.num_steps, 1)
+    checks.number("share", spec.share)
+    if not 0 < spec.share < 1:
+        raise ValueError(f"share={spec.share}: give a number between 0 and 1, as 0.5")
+    return spec._replace(num_steps=int(spec.num_steps), share=float(spec.share))
+
+
 def warm_up(
     key: Key,
     log_density_fn: LogDensityFn,
@@ -90,8 +106,10 @@ def warm_up(
     positions: [particles, dim]. num_steps: of every particle at most; where it is too
     few, the particles stop before the target. All particles share the step size, which
     follows their acceptance, and a preconditioner of their covariance. Raises
+    ValueError at fewer than `MIN_PARTICLES`, if dense also fewer than two per dimension;
     ModuleNotFoundError without blackjax.
     """
+    _check_number(*positions.shape, dense=dense)
     with extras.needed("sampling"):
         from blackjax.smc import adaptive_tempered
     key_draw, key_move = jax.random.split(key)
@@ -133,10 +151,25 @@ def warm_up(
     return _found(end, dense=dense), jax.vmap(init)(end.particles.particles)
 
 
+def _check_number(num, dim, *, dense):
+    """ValueError where particles are too few for what is learned of them."""
+    least = max(MIN_PARTICLES, 2 * dim if dense else 0)
+    if num < least:
+        raise ValueError(
+            f"init has {num} particles: give {least} or more for smc"
+            f"{' with a dense mass matrix' if dense else ''}, better 1000, or use nuts"
+        )
+
+
 def _transition(log_density_fn, spec, reference):
     """blackjax's step from one temperature to the next."""
     with extras.needed("sampling"):
         from blackjax.smc import adaptive_tempered, resampling
+
+    def log_weight(x):
+        weight = log_density_fn(x) - reference.log_density(x)
+        # Draws of the reference may lie outside of the support, where p is not defined.
+        return jnp.where(jnp.isnan(weight), -jnp.inf, weight)
 
     def step(key, state, log_density_fn, step_size, factor):
         local = spec.kernel_fn(log_density_fn, step_size=step_size, factor=factor)
@@ -144,7 +177,7 @@ def _transition(log_density_fn, spec, reference):
 
     return adaptive_tempered.build_kernel(
         reference.log_density,
-        lambda x: log_density_fn(x) - reference.log_density(x),
+        log_weight,
         step,
         functools.partial(_init, spec),
         resampling.systematic,

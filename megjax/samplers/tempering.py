@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from megjax import distributed, random
+from megjax import checks, distributed, random
 from megjax.samplers import kernel as kernels
 from megjax.samplers import mala, window_adaptation
 from megjax.samplers.kernel import Kernel
@@ -359,18 +359,23 @@ def swapped(tree: PyTree, swaps: Array) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def checked(spec: Spec) -> Spec:
+    """The specification. Raises ValueError naming a field that it cannot have."""
+    checks.whole("num_replicas", spec.num_replicas, 2)
+    checks.whole("num_steps", spec.num_steps, 1)
+    checks.number("lowest", spec.lowest)
+    if not 0 < spec.lowest < 1:
+        raise ValueError(f"lowest={spec.lowest}: want between 0 and 1.")
+    return spec._replace(lowest=float(spec.lowest))
+
+
 def ladder(spec: Spec) -> np.ndarray:
     """The inverse temperatures that a warm-up begins with [K]: geometric, then 0.
 
     Raises ValueError at numbers out of range.
     """
+    spec = checked(spec)
     num, lowest, has_end = spec.num_replicas, spec.lowest, spec.reference is not None
-    if num < 2 or spec.num_steps < 1:
-        raise ValueError(
-            f"num_replicas={num}, num_steps={spec.num_steps}: want at least 2 and 1."
-        )
-    if not 0 < lowest < 1:
-        raise ValueError(f"lowest={lowest}: want between 0 and 1.")
     lowest = HOTTEST_START if has_end else lowest
     betas = np.geomspace(1.0, lowest, num - has_end) if num - has_end > 1 else [1.0]
     return np.append(betas, 0.0 if has_end else []).astype(np.float32)
@@ -503,8 +508,7 @@ def _check(inverse_temperatures, step_sizes, reference, num_steps):
             f"step_sizes has shape {np.shape(step_sizes)}: want ({num},), one for every "
             "inverse temperature above 0."
         )
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: must be at least 1.")
+    checks.whole("num_steps", num_steps, 1)
 
 
 def _local(log_density_fn, spec, beta, *, step_size, factor=None) -> Kernel:

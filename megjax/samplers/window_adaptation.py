@@ -225,12 +225,13 @@ def renewed(adapted) -> Adaptation:
     covariance = squares / jnp.maximum(count - 1, 1)
     if squares.ndim == 1:
         factor = jnp.sqrt(covariance)
+        # A coordinate that has not moved, or overflows: as before, and no other.
+        usable = jnp.isfinite(factor) & (factor > 0)
     else:
         diagonal = jnp.diag(jnp.diag(covariance))
         covariance += 5e-3 / (count + 5) * (diagonal - covariance)
         factor = jnp.linalg.cholesky(covariance)
-    # Chains that have not moved, or overflow: as before.
-    usable = jnp.all(jnp.isfinite(factor)) & jnp.all(jnp.any(factor > 0, axis=-1))
+        usable = jnp.all(jnp.isfinite(factor)) & jnp.all(jnp.any(factor > 0, axis=-1))
     factor = jnp.where(usable, factor, adapted.factor)
     step_size = adaptation.step_size(adapted.tuner)
     return adapted._replace(

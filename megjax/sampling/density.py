@@ -4,12 +4,14 @@ Nothing is trained and no config is needed. NUTS: Hoffman and Gelman 2014, with 
 windows of warm-up; warnings as Vehtari et al. 2021 advise.
 """
 
+import collections
 import contextlib
 import functools
 import hashlib
 import math
 import numbers
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from megjax import checks, distributed, errors, extras, random
 from megjax.metrics import mcmc
-from megjax.samplers import adaptation, bijectors
+from megjax.samplers import adaptation, bijectors, tempering
 from megjax.samplers import kernel as kernels
 from megjax.sampling import draw, learned, methods
 from megjax.sampling import store as stores
@@ -35,6 +37,12 @@ NUM_PROBES, MAX_PROBED = 64, 20
 
 MAX_CHECKED = 1000
 """Numbers of one variable that R-hat is taken of."""
+
+NUM_COMPARED = 4
+"""Chains, and coordinates of the first, by which a stored run knows its density again."""
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+"""What differs between the names of a function in two processes."""
 
 STATS = {
     "acceptance_rate": "acceptance_rate",
@@ -52,10 +60,12 @@ STATS = {
 class Problem(NamedTuple):
     """A density, its variables and a kernel, made for one form of positions.
 
-    log_density_fn: of unbounded positions [dim]. inward: a position as it is given ->
-    unbounded; outward: back. chain: for `draw.chains`.
+    given_fn: the log-density as it is given. log_density_fn: of unbounded positions
+    [dim]. inward: a position as it is given -> unbounded; outward: back. chain: for
+    `draw.chains`.
     """
 
+    given_fn: LogDensityFn
     log_density_fn: LogDensityFn
     inward: Callable
     outward: Callable
@@ -93,29 +103,35 @@ def sample(
     bijector: for variables with bounds, `samplers.bijectors` in the place of each, as
     {"scale": positive()}; draws have their bounds.
     store: a directory that keeps long chains while they run. The same call goes on
-    from there, to the same bits.
+    from there, to the same bits; one of another density, kernel or `init` is refused.
+    Densities are told by values at the start of a few chains and around, in five
+    digits, kernels of one's own by their names.
     mass_matrix: "diagonal" or "dense". target_acceptance: of the step size; by default
-    the kernel's own, 0.8 for NUTS. More of it helps against divergences.
+    the kernel's own, 0.8 for NUTS. More of it helps against divergences. Both are of
+    kernels that are tuned here, not of "mclmc", a Kernel that is ready or a Model.
     budget: seconds of training at most, of "learned".
 
-    "tempering" moves replicas of every chain at several temperatures. It adds the
-    stats `swap_rate` and `round_trips`, and the attributes (`draws.attrs`)
+    "tempering" moves replicas of every chain at several temperatures. It adds the stats
+    `swap_rate` and `round_trips`, and the attributes (`draws.attrs`)
     `inverse_temperatures`, `swap_rates`, `barrier` and, with a reference, the evidence
-    `log_z` and `log_z_error`. "smc" takes the chains for particles, which it draws from
-    a normal around `init` and leads to the density in at most num_warmup steps; then
-    each is a chain, but only all together have the modes' weights. It adds `log_z`,
-    `log_z_error`, `num_temperatures` and `num_lines`. "learned" warms NUTS up, trains a
-    proposal on its draws for as long as that can pay, or for `budget` seconds, and then
-    takes the one that makes more effective draws per second; a warning says why, where
-    that is NUTS. It adds `kernel`, `nuts_seconds` (for all draws, if NUTS made them),
+    `log_z` and `log_z_error`. "smc" takes the chains for particles, 10 or more and
+    better 1000, which it draws from a normal around `init` and leads to the density in
+    at most num_warmup steps; then each is a chain, but only all together have the
+    modes' weights. It adds `log_z`, `log_z_error` (NaN where `num_lines` is below 5),
+    `num_temperatures` and `num_lines`, the effective number of first particles from
+    which all descend. "learned" warms NUTS up, trains a proposal on its draws for as
+    long as that can pay, or for `budget` seconds, and then takes the one with the
+    larger effective sample size per second; a warning says why, where that is NUTS. It
+    adds `kernel`, `nuts_seconds` (for all draws, if NUTS made them),
     `training_seconds`, `nuts_ess_per_second` and `learned_ess_per_second` (from the
     first measure to the last). Seconds differ from run to run, and so do its draws.
 
     The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`, `n_steps`,
     `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
     1.01 and small effective samples. A second call with the same function (not one of
-    the same text) and shapes compiles nothing. Raises ValueError at arguments out of
-    range, and where the density is not finite at the start.
+    the same text) and shapes compiles nothing, unless data that the function reads has
+    changed: every call traces it once to see that. Raises ValueError at arguments out
+    of range, and where the density is not finite at the start.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -135,8 +151,12 @@ def sample(
     init, num_chains = _checked(init, num_warmup, num_samples, thin, mass_matrix)
     _check_target(target_acceptance)
     method, parameters = methods.find(_with_budget(kernel, budget))
+    _check_tuned(method, mass_matrix, target_acceptance)
     variables = _variables(method, bijector, init)
-    problem = _problem(_hashable(log_density_fn), method, variables, *_form(init))
+    traced = _traced(log_density_fn, _one(init))
+    problem = _problem(
+        _hashable(log_density_fn), traced, method, variables, *_form(init)
+    )
     burn_in, num_steps = 0 if method.warm_up else num_warmup, num_samples * thin
     settings = {
         "warmup": num_warmup,
@@ -144,8 +164,12 @@ def sample(
         "thin": thin,
         "mass_matrix": mass_matrix,
         "target_acceptance": target_acceptance,
-    } | _identity(key, kernel, init)
-    opened = _opened(store, settings, burn_in + num_steps, progress)
+        "budget": None if budget is None else float(budget),
+    }
+    labels = functools.partial(
+        _identity, *(key, kernel, method, parameters, problem, init)
+    )
+    opened = _opened(store, labels, settings, burn_in + num_steps, progress)
     with draw.devices() as mesh, opened as kept:
         keys = jax.random.split(key)
         task = methods.Task(
@@ -168,7 +192,8 @@ def sample(
     groups = _groups(draws, thin, method.step_size(parameters))
     attributes, words = method.report(parameters, draws.observations | draws.infos)
     cause_fn = functools.partial(
-        _cause, _hashable(log_density_fn), variables, init, groups["posterior"]
+        *(_cause, problem.given_fn, variables, init, groups["posterior"]),
+        takes_target=method.takes_target,
     )
     found = _warnings(arviz, groups, thin, cause_fn, method, target_acceptance)
     for line in [*words, *found]:
@@ -197,13 +222,55 @@ def _variables(method, bijector, init):
     return bijectors.tree(bijector, _one(init))
 
 
-def _identity(key, kernel, init) -> dict[str, Any]:
-    """What a stored run records of the arguments that are no numbers."""
+def _identity(key, kernel, method, parameters, problem, init) -> dict[str, Any]:
+    """What a stored run records of the arguments that are no numbers.
+
+    In five digits, in which machines agree.
+    """
+    densities = [problem.log_density_fn]
+    if method.form == "tree":
+        densities.append(draw.bound(_own_density, method, problem.log_density_fn))
+    if isinstance(reference := getattr(kernel, "reference", None), tempering.Reference):
+        densities.append(reference.log_density)
+    few = jax.tree.map(lambda leaf: leaf[:NUM_COMPARED], init)
+    found = _compared(problem, tuple(densities), few)
     return {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "kernel": kernel if isinstance(kernel, str) else "of its own",
+        "kernel": _described(kernel, parameters),
+        "variables": {k: f"{v.dtype}{list(v.shape)}" for k, v in _named(init).items()},
         "init": hashlib.sha256(_bytes(init)).hexdigest(),
-    }
+    } | {k: [f"{x:.5g}" for x in np.asarray(v)] for k, v in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _compared(problem, densities, init):
+    """Unbounded coordinates of the first chain, and the densities at and near `init`.
+
+    A start may be where densities are equal that differ elsewhere.
+    """
+    u, rng = jax.vmap(problem.inward)(init), np.random.default_rng(0)
+    near = jax.tree.map(
+        lambda leaf: leaf + rng.normal(size=leaf.shape).astype(leaf.dtype), u
+    )
+    first = jnp.concatenate([leaf[0].ravel() for leaf in jax.tree.leaves(u)])
+    values = [jax.vmap(density)(x) for density in densities for x in (u, near)]
+    return {"unbounded": first[:NUM_COMPARED], "log_density": jnp.concatenate(values)}
+
+
+def _own_density(method, log_density_fn, position):
+    """The log-density of a kernel that is ready to run."""
+    fixed = method.kernel(log_density_fn, ())
+    state = fixed.init(position, jax.random.key(0))
+    return _log_density(state, log_density_fn, position)
+
+
+def _described(kernel, parameters) -> str:
+    """A kernel in words, the same in another process; weights as a digest."""
+    if isinstance(kernel, str):
+        return kernel
+    if jax.tree.leaves(parameters):
+        return f"trained, {hashlib.sha256(_bytes(parameters)).hexdigest()}"
+    return " ".join(ADDRESS.sub("", repr(kernel)).split())
 
 
 def _remembered(kept, method, task, parameters):
@@ -215,12 +282,12 @@ def _remembered(kept, method, task, parameters):
 
 
 @contextlib.contextmanager
-def _opened(directory, settings, total, progress):
+def _opened(directory, labels, settings, total, progress):
     """The store of the chains in a directory, or None without one."""
     if directory is None:
         yield None
         return
-    with stores.opened(checks.path(directory), draws=True) as kept:
+    with stores.opened(checks.path(directory), labels, draws=True) as kept:
         kept.claim(settings, total, settings["thin"])
         kept.show(total, shown=progress)
         yield kept
@@ -233,7 +300,11 @@ def _arviz():
 
 
 def _bytes(tree) -> bytes:
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+    def plain(leaf):
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return b"".join(plain(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
 def _checked(init, num_warmup, num_samples, thin, mass_matrix):
@@ -282,13 +353,34 @@ def _check_target(acceptance) -> None:
         )
 
 
+def _check_tuned(method, mass_matrix, target_acceptance) -> None:
+    """ValueError where the kernel would not heed what is given."""
+    if method.takes_target or (mass_matrix, target_acceptance) == ("diagonal", None):
+        return
+    given = (
+        f"mass_matrix={mass_matrix!r}"
+        if target_acceptance is None
+        else f"target_acceptance={target_acceptance!r}"
+    )
+    raise ValueError(
+        f"{given}: this kernel is not tuned for it, as nuts, hmc and mala are; leave it "
+        "out, or choose one of these"
+    )
+
+
 def _named(tree: PyTree) -> dict[str, Array]:
     """The leaves by their place, "a.b" for nested ones; "x" for a tree of one leaf."""
     pairs, _ = jax.tree.flatten_with_path(tree)
     names = [
         jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in pairs
     ]
-    return {name or "x": leaf for name, (_, leaf) in zip(names, pairs, strict=True)}
+    names = [name or "x" for name in names]
+    if repeated := [k for k, num in collections.Counter(names).items() if num > 1]:
+        raise ValueError(
+            f"init has more than one variable named {repeated[0]!r}: rename one; names "
+            "of nested ones are joined by dots, and an empty one is 'x'."
+        )
+    return {name: leaf for name, (_, leaf) in zip(names, pairs, strict=True)}
 
 
 def _one(init):
@@ -313,11 +405,16 @@ def _hashable(log_density_fn):
 
 # Compiled programs are found by these functions: equal arguments give the same ones.
 @functools.lru_cache(maxsize=32)
-def _problem(log_density_fn, method, variables, treedef, shapes) -> Problem:
-    """Everything about a density that is static under jit."""
+def _problem(log_density_fn, traced, method, variables, treedef, shapes) -> Problem:
+    """Everything about a density that is static under jit.
+
+    traced: of `_traced`; another one gives other functions.
+    """
+    del traced
+    # Equal to none: programs of the same function with other data are not found by it.
+    log_density_fn = functools.partial(log_density_fn)
     leaves = [np.zeros(shape, dtype) for shape, dtype in shapes]
     one = treedef.unflatten(leaves)
-    _check_density(log_density_fn, one)
     to_flat, to_tree = _conversions(one, method.form)
     if method.form == "tree":
         unbounded = log_density_fn
@@ -346,17 +443,35 @@ def _problem(log_density_fn, method, variables, treedef, shapes) -> Problem:
         found |= {"lp": _log_density(state, unbounded, u)}
         return found | method.observe(state)
 
-    return Problem(unbounded, inward, outward, draw.Chain(init, step, observe))
+    chain = draw.Chain(init, step, observe)
+    return Problem(log_density_fn, unbounded, inward, outward, chain)
 
 
-def _check_density(log_density_fn, one):
-    """ValueError where the density cannot be traced, or gives no float []."""
+def _traced(log_density_fn, one) -> str:
+    """A digest of what a density computes, with the data that it reads.
+
+    Raises ValueError where it cannot be traced, or gives no float [].
+    """
     if not callable(log_density_fn):
         raise ValueError(  # noqa: TRY004
             f"log_density_fn is {errors.kind(log_density_fn)}: give a function of a "
             "position."
         )
-    jax.eval_shape(functools.partial(kernels.evaluated, log_density_fn), one)
+    found = jax.make_jaxpr(functools.partial(kernels.evaluated, log_density_fn))(one)
+    digest = hashlib.sha256(ADDRESS.sub("", str(found)).encode())
+    for value in _constants(found):
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _constants(jaxpr) -> list[Any]:
+    """Arrays and numbers in a traced function, and in those that it calls."""
+    found = list(getattr(jaxpr, "consts", ()))
+    for equation in jaxpr.eqns:
+        found += [each.val for each in equation.invars if hasattr(each, "val")]
+        for part in jax.tree.leaves(equation.params):
+            found += _constants(part) if hasattr(part, "eqns") else []
+    return found
 
 
 def _conversions(one, form):
@@ -450,7 +565,7 @@ def _tuning(stats, target) -> list[str]:
     return [words] if words else []
 
 
-def _cause(log_density_fn, variables, init, posterior) -> str:
+def _cause(log_density_fn, variables, init, posterior, *, takes_target) -> str:
     """Why transitions diverged, as far as the density around the draws tells."""
     names, treedef = list(_named(init)), jax.tree.structure(init)
     flat = [posterior[name].reshape(-1, *posterior[name].shape[2:]) for name in names]
@@ -468,7 +583,10 @@ def _cause(log_density_fn, variables, init, posterior) -> str:
             f"the density is 0 or infinite at some values of {bounded}: give a bijector "
             "for their bounds, megjax.positive() or interval(low, high)"
         )
-    return "raise target_acceptance towards 0.99, give a bijector, or reparameterise"
+    shorter = (
+        "raise target_acceptance towards 0.99" if takes_target else "shorten its steps"
+    )
+    return f"{shorter}, give a bijector, or reparameterise"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

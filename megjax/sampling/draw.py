@@ -113,7 +113,7 @@ def chains(
 
     states: [chains, ...], of `start` or of former draws. burn_in: steps before, of
     which nothing is recorded. thin: steps to a record. store: where the chains are kept
-    on disk while they run and go on from, to the bit; it has claimed its settings.
+    on disk while they run and resume from, bitwise identically; it has claimed its settings.
     progress: a bar on a terminal. steps_per_call: of a compiled call at most; 1 for
     convolutions on a CPU, which are many times slower inside a loop.
 

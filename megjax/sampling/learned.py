@@ -45,7 +45,7 @@ HOPE = 4.0
 """How many times faster a proposal may still become after half of its training."""
 
 RESOLVED = 5.0
-"""Effective draws of each chain, below which a measure cannot tell their number."""
+"""Effective sample size of each chain, below which a measure is too short to tell."""
 
 LEAST_DRAWS, STEPS_PER_CALL = 100, 50
 """Of each chain, in a measure of NUTS; the proposal's, whose steps are cheap, has four
@@ -56,7 +56,7 @@ WARMUP = 100
 """Iterations in which the learning rate rises."""
 
 LONGEST_STILL = 0.1
-"""Of a measure, for which a chain may stand still. One that stood longer may stand for
+"""Of a measure, for which a chain may be stuck. One stuck for longer may be so for
 longer than any measure, as chains in a narrow tail do, and its speed is not known."""
 
 NOISE = 3.0
@@ -125,7 +125,7 @@ class Speeds(NamedTuple):
     median of three.
 
     draws_seconds: that NUTS would take for all draws of the call []. training_seconds:
-    []. nuts, learned: effective draws per second of all chains, [] and [NUM_MEASURES],
+    []. nuts, learned: effective sample size per second of all chains, [] and [NUM_MEASURES],
     NaN where it was not measured; the last is the proposal's that is used.
     """
 
@@ -321,7 +321,7 @@ class _Trial(NamedTuple):
         return time.perf_counter() - begin, draws
 
     def speed(self, index, parameters, states, use_proposal=True) -> float:
-        """Effective draws of the proposal, or of NUTS, per second; 0 where there are none."""
+        """ESS per second of the proposal, or of NUTS; 0 where there is none."""
         parameters = parameters._replace(use_proposal=jnp.bool_(use_proposal))
         seconds, draws = self.drawn(index, parameters, states, 4 * self.num_steps)
         return effective(draws.observations["position"]) / seconds
@@ -346,7 +346,7 @@ class _Trial(NamedTuple):
                     now = parameters._replace(variables=_variables(state))
                     index = 2 + len(speeds)
                     speeds.append(self.speed(index, now, states))
-                    bar.set_postfix_str(f"{speeds[-1]:.3g} effective draws a second")
+                    bar.set_postfix_str(f"{speeds[-1]:.3g} ESS per second")
                     # Compiling may have taken all of the time.
                     if share >= 1 or self.is_enough(parameters.speeds, speeds, seconds):
                         break
@@ -426,7 +426,7 @@ class _Trial(NamedTuple):
 
 
 def effective(x: np.ndarray) -> float:
-    """Effective draws of [chains, draws, dim]: the least of all means and variances.
+    """Effective sample size of [chains, draws, dim]: the least of all means and variances.
 
     0 where there are so few that chains may not have mixed: then one a chain is found,
     however slow they are; and where a chain stood still for too long.
@@ -460,7 +460,7 @@ def report(parameters: Parameters, found: Any) -> tuple[dict[str, Any], list[str
         )
     else:
         cause = (
-            f"it makes {speeds.nuts:.3g} effective draws a second, the proposal "
+            f"it makes {speeds.nuts:.3g} ESS per second, the proposal "
             f"{speeds.learned[-1]:.3g} after {attributes['training_seconds']:.0f} s of "
             "training"
         )

@@ -36,6 +36,9 @@ STEPS_PER_CALL = 100
 JITTER = 0.7
 """Of HMC's step sizes, in units of the one that is tuned."""
 
+FEW_MOVES = 0.1
+"""Steps in which particles moved, by all steps, below which they are warned of."""
+
 
 class Method(NamedTuple):
     """How one kind of kernel is made, static under jit.
@@ -43,6 +46,7 @@ class Method(NamedTuple):
     kernel: (log-density, parameters) -> Kernel of flat positions [dim].
     warm_up: Task -> (parameters, states [chains, ...]); None where there is nothing to
         learn, and its steps are a burn-in.
+    takes_target: whether its warm-up heeds target_acceptance and mass_matrix.
     position: (parameters, state) -> [dim], unbounded.
     step_size: parameters -> [], or None.
     target_acceptance: that its step size is tuned for by default; None without tuning.
@@ -56,6 +60,7 @@ class Method(NamedTuple):
 
     kernel: Callable
     warm_up: Callable | None = None
+    takes_target: bool = True
     position: Callable = lambda parameters, state: state.position
     step_size: Callable = lambda parameters: None
     target_acceptance: float | None = None
@@ -124,9 +129,9 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
             )
         return METHODS[kernel], ()
     if isinstance(kernel, tempering.Spec):
-        return _tempered(kernel), ()
+        return _tempered(tempering.checked(kernel)), ()
     if isinstance(kernel, smc.Spec):
-        return _particles(kernel), ()
+        return _particles(smc.checked(kernel)), ()
     if isinstance(kernel, learned.Spec):
         return _in_training(learned.checked(kernel)), ()
     learner, state = _trained(kernel)
@@ -167,7 +172,7 @@ def _learned(learner) -> Method:
     def kernel(log_density_fn, state):
         return from_blackjax.from_algorithm(learner.kernel(state, log_density_fn))
 
-    return Method(kernel, form="array")
+    return Method(kernel, takes_target=False, form="array")
 
 
 @functools.lru_cache(maxsize=32)
@@ -179,7 +184,7 @@ def _ready(algorithm) -> Method:
         del log_density_fn, parameters
         return fixed
 
-    return Method(kernel, form="tree")
+    return Method(kernel, takes_target=False, form="tree")
 
 
 @functools.lru_cache(maxsize=32)
@@ -196,7 +201,7 @@ def _built(kernel_fn) -> Method:
         del parameters
         return from_blackjax.from_algorithm(kernel_fn(log_density_fn))
 
-    return Method(kernel)
+    return Method(kernel, takes_target=False)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -280,7 +285,9 @@ def _pieces(task):
 def _gradient_adaptive(task):
     """The warm-up of "gradient_adaptive": its preconditioner is all it learns."""
     _check_gradients(_begun(task.log_density_fn, task.positions))
-    return _gradient_adapted(*task[:2], task.dense, task.num_steps, task.positions)
+    settings = (task.dense, task.num_steps)
+    target = float(task.target_acceptance or gradient_adaptive.TARGET_ACCEPTANCE)
+    return _gradient_adapted(*task[:2], *settings, task.positions, target)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -290,7 +297,7 @@ def _begun(log_density_fn, positions):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _gradient_adapted(key, log_density_fn, dense, num_steps, positions):
+def _gradient_adapted(key, log_density_fn, dense, num_steps, positions, target):
     init = mala.mala(log_density_fn, step_size=1.0).init
     num_chains, dim = positions.shape
     states, adapted = gradient_adaptive.warm_up(
@@ -299,6 +306,7 @@ def _gradient_adapted(key, log_density_fn, dense, num_steps, positions):
         jax.vmap(init)(distributed.shard(positions)),
         gradient_adaptive.adaptation(dim, dense=dense),
         num_steps,
+        target_acceptance=target,
     )
     return gradient_adaptive.factor(adapted.shape), states
 
@@ -330,7 +338,6 @@ def _mclmc_tuned(key, log_density_fn, num_steps, positions):
 @functools.lru_cache(maxsize=32)
 def _tempered(spec: tempering.Spec) -> Method:
     """Parallel tempering, with windows of warm-up."""
-    tempering.ladder(spec)
 
     def kernel(log_density_fn, parameters):
         return tempering.tempering(
@@ -429,23 +436,57 @@ def _particles_moved(key, log_density_fn, settings, positions, target):
 
 
 def _smc_report(parameters, found):
-    """log Z and the number of temperatures."""
-    del found
+    """log Z, its error where that is known, and the numbers of temperatures and lines."""
+    log_z, reached, error, lines = (
+        float(getattr(parameters, name))
+        for name in ("log_z", "inverse_temperature", "log_z_error", "num_lines")
+    )
+    words = _smc_warnings(log_z, reached, lines, found)
+    log_z = log_z if reached >= 1 else float("nan")
+    is_known = np.isfinite(log_z) and lines >= smc.FEW_LINES
     attributes = {
-        "log_z": float(parameters.log_z),
-        "log_z_error": float(parameters.log_z_error),
+        "log_z": log_z,
+        "log_z_error": error if is_known else float("nan"),
         "num_temperatures": int(parameters.num_temperatures),
-        "num_lines": float(parameters.num_lines),
+        "num_lines": lines,
     }
-    words = []
-    reached = float(parameters.inverse_temperature)
-    if reached < 1:
+    return attributes, words
+
+
+def _smc_warnings(log_z, reached, lines, found) -> list[str]:
+    """A line each for particles that stopped, no log Z, few lines, few moves."""
+    words, moves = [], _moves(found)
+    if not reached >= 1:
         words.append(
             f"the particles came to inverse temperature {reached:.2g} of 1 only: the "
             "draws before their burn-in are not of the density; raise num_warmup"
         )
-        attributes["log_z"] = float("nan")
-    return attributes, words
+    elif not np.isfinite(log_z):
+        words.append(
+            f"log Z of smc is {log_z}: look for NaN and infinite values of the density, "
+            "or give smc.Spec(reference=...) with draws in its support"
+        )
+    if lines < smc.FEW_LINES:
+        words.append(
+            f"all {len(found['lp'])} particles descend from {lines:.1f} of the first, as "
+            "an effective number: modes may be missing, and the error of log Z is not "
+            "known; give more chains"
+        )
+    if moves < FEW_MOVES:
+        words.append(
+            f"the particles moved in {moves:.0%} of the steps between draws: these are "
+            "copies of few; give more chains, raise num_warmup, or reparameterise"
+        )
+    return words
+
+
+def _moves(found) -> float:
+    """Share of the pairs of successive draws that differ; NaN of one draw each."""
+    variables = [v for k, v in found.items() if k.startswith("posterior.")]
+    changed = [np.diff(v, axis=1) != 0 for v in map(np.asarray, variables)]
+    changed = [c.reshape(*c.shape[:2], -1).any(axis=2) for c in changed]
+    moved = np.any(changed, axis=0)
+    return float(np.mean(moved)) if moved.size else float("nan")
 
 
 @functools.lru_cache(maxsize=32)
@@ -479,7 +520,10 @@ TARGETS = {
 METHODS = {
     "nuts": _windowed(from_blackjax.nuts, from_blackjax.TARGET_ACCEPTANCE),
     "mclmc": Method(
-        from_blackjax.mclmc, _mclmc, step_size=lambda found: found.step_size
+        from_blackjax.mclmc,
+        _mclmc,
+        takes_target=False,
+        step_size=lambda found: found.step_size,
     ),
     "hmc": _windowed(
         functools.partial(hmc.hmc, jitter=JITTER), from_blackjax.TARGET_ACCEPTANCE

@@ -471,8 +471,11 @@ def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | Non
     names = [name for name in given if saved.get(name) != given[name]]
     if saved["steps"] <= given["steps"]:
         names = [name for name in names if name != "steps"]
+    there = {name: f"{saved[name]!r} there" for name in names if name in saved}
     words = [
-        f"{name}: {saved.get(name)!r} there, given {given[name]!r}" for name in names
+        # By an earlier version.
+        f"{name}: {there.get(name, 'not recorded there')}, given {given[name]!r}"
+        for name in names
     ]
     return "; ".join(words) or None
 

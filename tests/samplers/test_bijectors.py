@@ -1,5 +1,6 @@
 """A change of variables against its Jacobian, an integral, and chains in both spaces."""
 
+import collections
 import functools
 
 import jax
@@ -112,6 +113,17 @@ def test_ready_ones_stay_within_bounds(float64):
     assert x.dtype == np.float32 and 2 < x[0] and x[1] < 5
 
 
+def test_an_end_at_zero_is_not_reached():
+    """Where log x is -inf; numbers below the smallest normal one count as 0."""
+    u = jnp.float32([-1000, -90, -80, 90])
+    for compiled in (jax.jit, lambda forward: forward):
+        x = compiled(bijectors.interval(0.0, 1.0).forward)(u)
+        assert np.all(jnp.log(x) > -np.inf) and np.all(jnp.log1p(-x) > -np.inf)
+        x = compiled(bijectors.interval(-1.0, 0.0).forward)(u)
+        assert np.all(jnp.log(-x) > -np.inf) and np.all(jnp.log1p(x) > -np.inf)
+    np.testing.assert_allclose(bijectors.interval(0.0, 1.0).forward(0.0), 0.5)
+
+
 def test_equal_arguments_give_the_same_functions():
     assert bijectors.positive() is bijectors.positive()
     assert bijectors.interval(0.0, 1.0) is bijectors.interval(0.0, 1.0)
@@ -137,6 +149,17 @@ def test_every_variable_has_its_own(float64):
     np.testing.assert_allclose(chosen.forward_log_det(u), 0.5 + np.log(slope))
     everywhere = bijectors.tree(bijectors.positive(), like)
     assert everywhere.forward(u)["a"][0] == np.exp(0.5)
+
+
+def test_dicts_in_the_order_of_their_keys_or_not():
+    """JAX sorts the keys of a dict, and leaves those of an OrderedDict."""
+    pairs = [("scale", jnp.float32(-1.0)), ("loc", jnp.float32(2.0))]
+    for kind in (dict, collections.OrderedDict):
+        u = {"nested": kind(pairs)}
+        chosen = {"nested": {"scale": bijectors.positive()}}
+        x = bijectors.tree(chosen, u).forward(u)["nested"]
+        np.testing.assert_allclose(x["scale"], np.exp(-1), rtol=1e-6)
+        assert x["loc"] == 2
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def test_estimate_by_hand():
     same = partition.estimate(0.0, np.full(7, -2000.0))
     np.testing.assert_allclose(same[:3], -2000.0)
     np.testing.assert_allclose(same.effective_sample_size, 7)
+    # One weight says nothing of how weights differ.
+    found = partition.estimate(5.0, np.log([3.0]))
+    assert found == pytest.approx((5 + np.log(3), -np.inf, np.inf, 1.0))
 
 
 @pytest.mark.parametrize("num", [200, 3000])
@@ -191,8 +194,10 @@ def test_a_base_that_is_not_what_is_drawn_is_seen():
     ("options", "words"),
     [
         ({"kernel": "rwm"}, "kernel='rwm': choose one of hmc, mala"),
-        ({"num_steps": 0}, "num_steps=0: give at least 1"),
-        ({"num_chains": 0}, "num_chains=0: give at least 1"),
+        ({"num_steps": 0}, "num_steps=0: give a whole number from 1 up"),
+        ({"num_steps": 2.5}, "num_steps=2.5: give a whole number from 1 up"),
+        ({"num_moves": 1.5}, "num_moves=1.5: give a whole number from 1 up"),
+        ({"num_chains": 1}, "num_chains=1: give a whole number from 2 up"),
     ],
 )
 def test_what_cannot_be(options, words):

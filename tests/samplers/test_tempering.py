@@ -12,6 +12,7 @@ import pytest
 from megjax.data import toy
 from megjax.densities import targets
 from megjax.samplers import hmc, mala, tempering
+from megjax.sampling import methods
 from megjax.sampling.density import sample
 
 BETAS = np.array([1.0, 0.6, 0.2])
@@ -313,7 +314,17 @@ def test_ladders_that_do_not_fit(betas, step_sizes, reference):
     ("call", "words"),
     [
         (lambda: tempering.normal(0.0, 0.0), "std=0.0: must be positive"),
-        (lambda: tempering.ladder(tempering.Spec(1)), "num_replicas=1, num_steps=1"),
+        (lambda: tempering.ladder(tempering.Spec(1)), "num_replicas=1: give a whole"),
+        (lambda: methods.find(tempering.Spec(2.5)), "num_replicas=2.5: give a whole"),
+        (
+            lambda: methods.find(tempering.Spec([4])),
+            r"num_replicas=\[4\]: give a whole",
+        ),
+        (
+            lambda: methods.find(tempering.Spec(num_steps=2.5)),
+            "num_steps=2.5: give a whole number from 1 up",
+        ),
+        (lambda: methods.find(tempering.Spec(lowest="cold")), "lowest='cold': give a"),
         (lambda: tempering.ladder(tempering.Spec(lowest=1.0)), "lowest=1.0: want"),
         (
             lambda: tempering.tempering(

@@ -17,8 +17,8 @@ import pytest
 from megjax.densities import logistic
 from megjax.learners import proposal
 from megjax.networks import proposal as networks
-from megjax.samplers import bijectors, hmc, mala, window_adaptation
-from megjax.sampling import methods
+from megjax.samplers import bijectors, hmc, mala, rwm, tempering, window_adaptation
+from megjax.sampling import density, methods
 from megjax.sampling.density import sample
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -127,7 +127,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kernel_keeps_the_density_and_compiles_once(name):
-    """Exact moments; the second call, of other starts and another key, traces nothing."""
+    """Exact moments; the second call, of other starts and another key, traces once."""
     chosen = KERNELS[name] if name in KERNELS else trained_proposal()
     traces = []
 
@@ -140,7 +140,8 @@ def test_every_kernel_keeps_the_density_and_compiles_once(name):
     assert traces
     traces.clear()
     again = plain(log_density_fn, jnp.ones((8, 2)), seed=1, **settings)
-    assert not traces
+    # To see that it is the same density; compiling would trace it again.
+    assert len(traces) == 1
     for found in (draws, again):
         x = found.posterior["x"].to_numpy()
         assert x.shape == (8, 1000, 2)
@@ -169,6 +170,31 @@ def test_scales_are_learned(mass_matrix):
     for i, scale in enumerate(scales):
         assert_moments(x[..., i], 0.0, scale)
     assert draws.sample_stats["n_steps"].mean() < (4 if correlation > 0.9 else 8)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_coordinate_that_has_not_moved_keeps_its_scale(dense):
+    """Two draws each of variances 0 and 4, and an infinite one; all or none if dense."""
+    squares = jnp.array([0.0, 4.0, jnp.inf])
+    count, mean = jnp.float32(2), jnp.zeros(3)
+    begun = window_adaptation.fresh(3, dense=dense)
+    moments = window_adaptation.Moments(
+        count, mean, jnp.diag(squares) if dense else squares
+    )
+    found = window_adaptation.renewed(begun._replace(moments=moments)).factor
+    expected = np.eye(3) if dense else [1.0, 2.0, 1.0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_gradient_adaptive_is_tuned_for_the_acceptance_that_is_given():
+    settings = {"kernel": "gradient_adaptive", "num_warmup": 400, "num_samples": 200}
+    found = [
+        plain(gaussian, jnp.zeros((16, 2)), target_acceptance=target, **settings)
+        .sample_stats["acceptance_rate"]
+        .mean()
+        for target in (0.3, 0.8)
+    ]
+    np.testing.assert_allclose(found, [0.3, 0.8], atol=0.12)
 
 
 def test_starts_far_from_scale_are_found():
@@ -238,6 +264,15 @@ def test_a_funnel_warns_of_divergences():
     assert found[0].filename == __file__
 
 
+def test_divergences_of_a_kernel_without_a_target_name_no_target():
+    theirs = blackjax.hmc(funnel, 1.0, jnp.ones(10), 10)
+    settings = {"kernel": theirs, "num_samples": 50, "num_warmup": 0}
+    with pytest.warns(UserWarning) as found:
+        sample(funnel, jnp.zeros((4, 10)), key=jax.random.key(0), **settings)
+    (line,) = [str(w.message) for w in found if "diverged" in str(w.message)]
+    assert "shorten its steps" in line and "target_acceptance" not in line
+
+
 def test_chains_that_stand_still_are_warned_of():
     stuck = mala.mala(gaussian, step_size=1e-9)
     key, init = jax.random.key(0), jax.random.normal(jax.random.key(1), (4, 2))
@@ -265,6 +300,127 @@ def test_resumed_chains_are_the_same_to_the_bit(tmp_path, kernel):
     for group in ("posterior", "sample_stats"):
         for name, values in getattr(whole, group).items():
             np.testing.assert_array_equal(values, getattr(longer, group)[name])
+
+
+FIXED = functools.partial(rwm.rwm, step_size=1.5)
+QUICK = {"kernel": FIXED, "num_warmup": 100, "num_samples": 100}
+
+
+class Normal:
+    """A normal whose mean may change, as data of one function."""
+
+    def __init__(self):
+        self.mean = np.zeros(2, np.float32)
+
+    def method(self, x):
+        return -0.5 * jnp.sum(jnp.square(x - self.mean))
+
+    def compiled_inside(self, x):
+        return jax.jit(lambda x: self.method(x))(x)
+
+
+@pytest.mark.parametrize("name", ["method", "compiled_inside"])
+def test_data_of_a_function_may_change(name):
+    """Bound methods are equal, and those of other arrays, and of numbers, traced alike."""
+    found = Normal()
+    for mean in (0.0, 4.0, 8.0):
+        if mean < 8:
+            found.mean[:] = mean
+        else:
+            found.mean = mean
+        draws = plain(getattr(found, name), jnp.full((4, 2), 4.0), **QUICK)
+        np.testing.assert_allclose(draws.posterior["x"].mean(), mean, atol=1)
+
+
+def test_causes_are_looked_for_in_the_density_as_it_is_now():
+    least = -99.0
+
+    def log_density_fn(x):
+        return jnp.where(x[0] > least, -0.5 * x[0] ** 2, -jnp.inf)
+
+    plain(log_density_fn, jnp.zeros((4, 1)), **QUICK)
+    least = -0.5
+    with pytest.warns(UserWarning, match="the density is 0 or infinite at some values"):
+        sample(log_density_fn, jnp.zeros((4, 1)), key=jax.random.key(0), **QUICK)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(*args):
+    raise Interrupted
+
+
+def stored(**changes):
+    """What a stored run of five chains was drawn with, but for `changes`."""
+    return {
+        "log_density_fn": lambda p: -0.5 * jnp.sum((p["x"] - 3.0) ** 2 / p["x"]),
+        "init": {"x": jnp.ones((5, 1))},
+        "bijector": {"x": bijectors.positive()},
+    } | changes
+
+
+READY = {
+    "log_density_fn": lambda x: 0.0 * x[0],
+    "init": jnp.ones((5, 1)),
+    "bijector": None,
+    "kernel": mala.mala(lambda x: -0.5 * (x[0] - 3) ** 2, step_size=0.3),
+}
+REPLICAS = tempering.Spec(num_replicas=3, reference=tempering.normal(0.0, 3.0))
+TRAINING = {"kernel": "learned", "budget": 9.0, "init": {"x": jnp.ones((5, 2))}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        ({}, {"log_density_fn": lambda p: -0.5 * jnp.sum(p["x"])}, "log_density"),
+        # Equal where chains start, at 1.
+        ({}, {"log_density_fn": lambda p: -2.0 * jnp.sum(p["x"] ** 2)}, "log_density"),
+        ({}, {"bijector": {"x": bijectors.interval(0.0, 100.0)}}, "log_density"),
+        (
+            {"log_density_fn": lambda p: -jnp.sum(jax.tree.leaves(p)[0])},
+            {"init": {"y": jnp.ones((5, 1))}, "bijector": {"y": bijectors.positive()}},
+            "variables",
+        ),
+        ({}, {"init": {"x": jnp.ones((5, 1, 1))}}, "variables"),
+        ({}, {"kernel": functools.partial(mala.mala, step_size=0.2)}, "kernel"),
+        ({"kernel": REPLICAS}, {"kernel": REPLICAS._replace(num_replicas=5)}, "kernel"),
+        (
+            {"kernel": REPLICAS},
+            {"kernel": REPLICAS._replace(reference=tempering.normal(0.0, 4.0))},
+            "log_density",
+        ),
+        (
+            READY,
+            {"kernel": mala.mala(lambda x: -0.5 * (x[0] + 30) ** 2, step_size=0.3)},
+            "log_density",
+        ),
+        (TRAINING, {"budget": 8.0}, "budget"),
+    ],
+)
+def test_a_store_is_of_one_density_and_kernel(
+    tmp_path, monkeypatch, before, after, name
+):
+    """Calls of others, which ask for more draws, are refused before anything is drawn."""
+    monkeypatch.setattr(density, "_remembered", interrupted)
+    settings = stored(**before) | {"store": tmp_path, "num_samples": 60}
+    with pytest.raises(Interrupted):
+        plain(**settings)
+    with pytest.raises(
+        ValueError, match=rf"another run \((.*; )?{name}: .* there, giv"
+    ):
+        plain(**settings | {"num_samples": 120} | after)
+
+
+def test_stores_of_an_earlier_version_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(density, "_identity", lambda *args: {"kernel": "nuts"})
+    monkeypatch.setattr(density, "_remembered", interrupted)
+    with pytest.raises(Interrupted):
+        plain(gaussian, jnp.zeros((4, 2)), store=tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="log_density: not recorded there, given"):
+        plain(gaussian, jnp.zeros((4, 2)), store=tmp_path)
 
 
 @pytest.mark.slow
@@ -301,6 +457,14 @@ def test_double_precision(float64, kernel):
         ),
         ({"a": jnp.zeros(3, int)}, "init a has type int32: give floats"),
         ({"a": jnp.full(3, jnp.nan)}, "not finite, in 3 of 3 chains"),
+        (
+            {"a": {"b": jnp.ones(3)}, "a.b": jnp.ones(3)},
+            "init has more than one variable named 'a.b': rename",
+        ),
+        (
+            {"a": jnp.ones(3), "": jnp.ones(3), "x": jnp.ones(3)},
+            "more than one variable named 'x'",
+        ),
     ],
 )
 def test_starts_that_do_not_fit(init, words):
@@ -321,6 +485,17 @@ def test_starts_that_do_not_fit(init, words):
         ({"kernel": "mclmc", "num_warmup": 10}, "mclmc is tuned in 100 steps or more"),
         ({"bijector": jnp.exp}, "give a Bijector, or a PyTree of them"),
         ({"kernel": KERNELS["Kernel"], "bijector": bijectors.positive()}, "brings its"),
+        *(
+            ({"kernel": KERNELS[name], "num_warmup": 100} | own, words)
+            for name in ("mclmc", "fixed", "Kernel", "blackjax")
+            for own, words in (
+                (
+                    {"target_acceptance": 0.9},
+                    "target_acceptance=0.9: this kernel is not",
+                ),
+                ({"mass_matrix": "dense"}, "mass_matrix='dense': this kernel is not"),
+            )
+        ),
     ],
 )
 def test_settings_that_do_not_fit(settings, words):
@@ -348,6 +523,16 @@ def test_models_without_a_proposal_are_told():
     learner, state = trained_proposal()
     with pytest.raises(ValueError, match="a trained model without a proposal"):
         methods.find((learner._replace(kernel=None), state))
+
+
+def test_models_are_not_tuned_by_settings_of_a_warm_up():
+    with pytest.raises(ValueError, match="target_acceptance=0.9: this kernel is not"):
+        plain(
+            gaussian,
+            jnp.zeros((4, 2)),
+            kernel=trained_proposal(),
+            target_acceptance=0.9,
+        )
 
 
 def test_windows_double_and_fill_the_warm_up():
