@@ -114,6 +114,7 @@ class Game:
             load(module, player, arrays)
             module.to(memory_format=torch.channels_last)
         self.average = {k: copy.deepcopy(self.players[k]) for k in AVERAGED}
+        self.count = 0
         rate = settings["learning_rate"] * settings["statistics_rate"]
         posterior = {"params": self.posterior.parameters(), "lr": rate}
         generator = {"params": self.generator.parameters()}
@@ -140,11 +141,12 @@ class Game:
         losses = self.generator_update(z) | self.energy_update(x, z_energy)
         for schedule in self.schedules:
             schedule.step()
-        weight = 1 - self.settings["average_decay"]
+        weight = max(1 - self.settings["average_decay"], 10 / (self.count + 10))
+        self.count += 1
         with torch.no_grad():
             for player, average in self.average.items():
-                moving = list(self.players[player].parameters())
-                torch._foreach_lerp_(list(average.parameters()), moving, weight)
+                pair = (averaged(m) for m in (average, self.players[player]))
+                torch._foreach_lerp_(*pair, weight)
         return losses
 
     def generator_update(self, z) -> dict[str, torch.Tensor]:
@@ -172,10 +174,8 @@ class Game:
 
     @torch.inference_mode()
     def samples(self, num: int, size: int = 500) -> np.ndarray:
-        """Of the averaged generator with running statistics: float32 [num, 28, 28, 1]."""
+        """Of the averaged generator: float32 [num, 28, 28, 1]."""
         average = self.average["generator"].eval()
-        for mine, running in zip(average.buffers(), self.generator.buffers()):
-            mine.copy_(running)
         z = torch.randn(num, self.settings["latent_dim"])
         return nhwc(torch.cat([average(some) for some in z.split(size)]))
 
@@ -192,6 +192,11 @@ def descend(adam: torch.optim.Optimizer, loss: torch.Tensor) -> None:
     adam.zero_grad()
     loss.backward(inputs=[p for group in adam.param_groups for p in group["params"]])
     adam.step()
+
+
+def averaged(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and running statistics."""
+    return [t for _, t in named(module, "")]
 
 
 def nhwc(x: torch.Tensor) -> np.ndarray:

@@ -254,7 +254,11 @@ def weights(state) -> dict[str, np.ndarray]:
         player = getattr(state, name)
         for tree in (player.params, *player.variables.values()):
             found |= flat(name, tree)
-    return found | flat("average", state.average)
+    average = state.average
+    found |= flat("average/energy", average["energy"])
+    for tree in average["generator"].values():
+        found |= flat("average/generator", tree)
+    return found
 
 
 def flat(name: str, tree) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ HEAD = """\
 # Public names
 
 `import megjax` costs nothing: names are imported when they are first used. Docstrings say shapes, units, errors and sources;
-`help(megjax.sample)` shows one. What is not listed here may change without notice.
+`help(megjax.sample)` shows one. What is neither listed here nor used in README and the guides may change without notice.
 
 | name | purpose |
 |---|---|

@@ -13,6 +13,7 @@ import numpy as np
 
 from megjax import checks, distributed, errors, extras, random
 from megjax.data import files
+from megjax.learners import density_ratio
 from megjax.metrics import mcmc
 from megjax.recipes import arrays
 from megjax.sampling import model as sampling
@@ -106,6 +107,11 @@ class Model:
                 "this model has no density ratio of data and generator: train with "
                 "config.ratio.num_steps=2000"
             )
+        if not density_ratio.is_fitted(self.state):
+            raise ValueError(
+                f"the density ratio is fitted when training ends, and step {self.step} "
+                "is before that: train to the end"
+            )
         return jax.jit(self.learner.log_ratio)(self.state, self._examples(x))
 
     def score_samples(self, x: Array, *, criterion: str = "energy") -> np.ndarray:
@@ -167,7 +173,7 @@ class Model:
             import arviz  # noqa: F401  Before the chains are drawn, not after.
         if target is None:
             target = sampling.default_target(
-                self.learner, space, prior, inverse_temperature, kernel
+                self.learner, self.state, space, prior, inverse_temperature, kernel
             )
         trace = sampling.sample(
             key,
@@ -324,7 +330,7 @@ def fit(
     x: vectors [N, D] of numbers, which are taken as they are (scale them first), or
     images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
     is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
-    vectors, by noise contrast, which has `log_prob`. num_steps: iterations. workdir:
+    vectors, by noise-contrastive estimation, with `log_prob`. num_steps: iterations. workdir:
     keeps checkpoints and metrics there, and resumes; None keeps nothing on disk. spec:
     hyperparameters of the learner (`score_weight`, `learning_rate`, ...), `batch_size`
     and `width`; of a density also those of its network (`hidden`, `scale`, ...) and of
@@ -362,7 +368,8 @@ def fit(
     built = experiment.Experiment(data, made, {})
     if workdir is not None:
         return _trained(config, built, checks.path(workdir), "custom")
-    config.train.save_every = config.train.num_steps
+    # Nothing is read back; a multiple of what else is due keeps compiled calls long.
+    config.train.save_every = config.train.log_every * config.train.num_steps
     with tempfile.TemporaryDirectory() as directory:
         return _trained(config, built, pathlib.Path(directory), "custom")
 

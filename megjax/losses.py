@@ -235,7 +235,7 @@ def _squared(gradient: Array) -> Array:
 
 
 def batch_norm_entropy(scales: PyTree, epsilon: float = 1e-8) -> Array:
-    """Entropies of Gaussians that have batch normalisation's scales g for deviations.
+    """Entropy of Gaussians whose standard deviations are batch normalisation's scales.
 
     Kim and Bengio 2016. scales: arrays of any form; the sum over all their elements of
     log(2 pi e g^2 + epsilon) / 2, in nats. Kim and Bengio's arXiv version takes it for

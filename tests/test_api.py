@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -99,6 +101,34 @@ def test_a_card_has_what_trains_the_run_again(digits):
     assert f"| grid/energy_mean | {metrics['grid/energy_mean']:.4g} |" in text
 
 
+def test_a_card_quotes_lists_and_has_no_command_for_arrays(digits, plane):
+    _, model = digits
+    config = ml_collections.ConfigDict(model.run.config)
+    config.unlock()
+    config.scales = (1, 2)
+    text = card.markdown(model.run._replace(config=config), "x", {})
+    assert "--config.scales=1,2" in text
+    config.other = "a b"
+    text = card.markdown(model.run._replace(config=config), "x", {})
+    assert "'--config.other=a b'" in text
+    text = card.markdown(plane[1].run, "x", {})
+    assert "megjax train" not in text and "Trained by `megjax.fit`" in text
+
+
+def test_a_ratio_that_was_not_fitted_is_not_used(digits):
+    # An iteration forgets the ratio of the generator before it.
+    _, model = digits
+    x = jnp.zeros((1, 16, *model.shape))
+    state, _ = model.learner.step(jax.random.key(0), model.state, x)
+    early = api.Model(model.run._replace(state=state))
+    with pytest.raises(ValueError, match="is fitted when training ends, and step 2"):
+        early.log_ratio(x[0])
+    with pytest.raises(ValueError, match="target='ratio': "):
+        early.sample(jax.random.key(0), 2, target="ratio", steps=2)
+    chains = early.sample(jax.random.key(0), 2, steps=2, step_size=0.1)
+    assert np.ptp(chains.sample_stats.energy.values) > 0
+
+
 def test_evaluations_run_on_a_loaded_model(digits):
     workdir, _ = digits
     reports = megjax.evaluate(megjax.load(workdir), ["grid"])
@@ -126,9 +156,9 @@ def test_an_array_that_is_gone_leaves_a_model(tmp_path):
 
 def test_scores_are_energies_and_their_gradients_by_finite_differences(plane):
     x, model = plane
-    x = np.float32(x[:4])
+    x = np.float32(x[:20])
     np.testing.assert_allclose(model.score_samples(x), -model.energy(x))
-    step = 1e-2
+    step = 3e-3
     gradient = [
         (model.energy(x + step * e) - model.energy(x - step * e)) / (2 * step)
         for e in np.eye(2, dtype=np.float32)
@@ -136,7 +166,7 @@ def test_scores_are_energies_and_their_gradients_by_finite_differences(plane):
     found = model.score_samples(x, criterion="score_norm")
     # The energy is piecewise linear: a difference across a kink is none of a gradient.
     close = np.isclose(found, -np.linalg.norm(gradient, axis=0), rtol=2e-2)
-    assert np.sum(close) >= 3
+    assert np.sum(close) >= 15
 
 
 def test_chains_come_as_arviz_data(plane):

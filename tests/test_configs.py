@@ -564,3 +564,12 @@ def test_large_batches_and_models_that_cannot_be(made_up, name, fields, words):
 def test_samplers_of_image_energies_are_two():
     with pytest.raises(ValueError, match="sampler 'hmc': choose one of neural, mala"):
         full_config("ebm_flowers:hmc")
+
+
+def test_the_learning_rate_of_images_follows_the_width():
+    config = experiment.load("mnist_small")
+    assert config.meg.learning_rate == pytest.approx(0.256 / 64)
+    experiment.assign(config, ["width=128"])
+    assert config.meg.learning_rate == pytest.approx(0.256 / 128)
+    experiment.assign(config, ["meg.learning_rate=0.001", "width=32"])
+    assert config.meg.learning_rate == 0.001

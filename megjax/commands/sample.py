@@ -116,7 +116,8 @@ def target(restored):
 
     beta = 1.0 if INVERSE_TEMPERATURE.value is None else INVERSE_TEMPERATURE.value
     return TARGET.value or model.default_target(
-        restored.learner, SPACE.value, PRIOR.value, beta, KERNEL.value
+        *(restored.learner, restored.state, SPACE.value, PRIOR.value, beta),
+        KERNEL.value,
     )
 
 

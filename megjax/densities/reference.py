@@ -1,6 +1,6 @@
 """Densities of vectors that are known, constant included, and can be drawn from.
 
-What noise contrast is held against, and where annealing and importance sampling start.
+The noise of NCE, and where annealing and importance sampling start.
 """
 
 import math

@@ -118,6 +118,11 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
         """
         first = not hasattr(self, "components_")
         X = self._usable(X, reset=first)
+        if not first and len(self.v_samples_) != self.batch_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} was set after training started with "
+                f"{len(self.v_samples_)} chains: fit again"
+            )
         return (self._started(X) if first else self)._trained(X, 1)
 
     def transform(self, X) -> np.ndarray:
@@ -243,7 +248,10 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
 
     def _trained(self, X: np.ndarray, passes: int) -> Self:
         state = self._initial()
-        stop = self.n_steps_ + passes * max(1, len(X) // self.batch_size)
+        # Passes are those of an order of all rows, which starts at a multiple of them.
+        steps = max(1, len(X) // self.batch_size)
+        start = -(-self.n_steps_ // steps) * steps
+        stop = start + passes * steps
         state = base.trained(
             _learner(self._machine),
             state.replace(
@@ -251,7 +259,7 @@ class RBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.Estimator):
                 particles=(self.v_samples_, self.h_samples_),
             ),
             X,
-            range(self.n_steps_, stop),
+            range(start, stop),
             seed=self.seed_,
             batch_size=self.batch_size,
             verbose=self.verbose,
@@ -469,6 +477,12 @@ def _check_unchanged(machine: RBM) -> None:
     for name, is_same in (
         ("visible", is_gaussian == (machine.visible == "gaussian")),
         ("n_components", len(machine.components_) == machine.n_components),
+        (
+            "learned_precision",
+            machine.learned_precision
+            or not is_gaussian
+            or np.all(machine.precision_ == 1),
+        ),
     ):
         if not is_same:
             value = getattr(machine, name)

@@ -104,7 +104,8 @@ def held_out(
 
     Metrics: `held_out_log_likelihood` in nats per example with the interval that log Z
     leaves (`_low`, `_high`), the same in bits per dimension (`bits_per_dim`, lower is
-    better), log Z by the method and as the model has it, and their difference,
+    better; of the density of x as it is, so of images in [-1, 1], without the width of
+    a grey level), log Z by the method and as the model has it, and their difference,
     `log_z_error`; with the truth also `kl`, its divergence to the model.
     Where the method gives no figure, its metrics are missing and `log_z` is the
     model's.

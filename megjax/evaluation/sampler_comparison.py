@@ -72,7 +72,7 @@ def equal_gradients(setup: Setup, entries: Mapping[str, Entry]) -> Evaluation:
     per 1000 gradients, R-hat of the energy, mean squared jump per record of latents and
     of data (per coordinate), mean energy, rms of the latents, and the squared Frechet
     distance of pixels to the examples at the end, all on the last half of the records;
-    acceptance, step size, and energy's effective draws per second. For scale the same
+    acceptance, step size, and energy's effective sample size per second. For scale the same
     distance of the generator's own samples. Raises ValueError where the price of a
     transition does not divide `gradients_per_record`.
     """

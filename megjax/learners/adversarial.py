@@ -21,7 +21,7 @@ from megjax.types import Array, Key, Metrics, PyTree
 
 @struct.dataclass
 class TwoPlayers:
-    """The state of a game of two; `average`: None, or their averaged weights."""
+    """The state of two players; `average`: None, or their averaged weights."""
 
     energy: Player
     generator: Player
@@ -58,7 +58,7 @@ def assembled(
 
 
 def two_players(spec: NamedTuple, key: Key, x: Array) -> TwoPlayers:
-    """Fresh players of a game of two for data of the form of x [B, ...]."""
+    """Two fresh players for data of the form of x [B, ...]."""
     key_energy, key_generator = jax.random.split(key)
     z = jnp.zeros((len(x), spec.latent_dim))
     generator = spec.generator.init(key_generator, z, train=False)
@@ -73,7 +73,9 @@ def two_players(spec: NamedTuple, key: Key, x: Array) -> TwoPlayers:
 
 def with_average(spec: NamedTuple, state: PyTree) -> PyTree:
     """The fresh state, with averages where the specification asks for them."""
-    return state.replace(average=weights(state)) if spec.average_decay else state
+    if not spec.average_decay:
+        return state
+    return state.replace(average=weights(state) | {"count": jnp.zeros([], jnp.int32)})
 
 
 def latents(spec: NamedTuple, key: Key, num: int) -> Array:
@@ -138,18 +140,28 @@ def generated(
 
 
 def weights(state: PyTree) -> PyTree:
-    """The weights that are averaged: those a trained model needs."""
-    return {"energy": state.energy.params, "generator": state.generator.params}
+    """What a trained model needs, and what is averaged.
+
+    "energy": its parameters. "generator": all its variables, since the batch statistics
+    of one set of weights are wrong for another.
+    """
+    generator = {"params": state.generator.params, **state.generator.variables}
+    return {"energy": state.energy.params, "generator": generator}
 
 
 def averaged(spec: NamedTuple, state: PyTree) -> PyTree:
-    """The state with its averages moved on by one iteration, where it has them."""
+    """The state with its averages moved on by one iteration, where it has them.
+
+    The decay rises to the specification's from 0 as t / (t + 10), so that averages
+    forget the initial weights however few iterations there are.
+    """
     if state.average is None:
         return state
-    rate = 1 - spec.average_decay
-    return state.replace(
-        average=optax.incremental_update(weights(state), state.average, rate)
-    )
+    average = dict(state.average)
+    count = average.pop("count")
+    rate = jnp.maximum(1 - spec.average_decay, 10 / (count + 10))
+    average = optax.incremental_update(weights(state), average, rate)
+    return state.replace(average=average | {"count": count + 1})
 
 
 def weight_norms(state: PyTree) -> Metrics:
@@ -163,10 +175,8 @@ def weight_norms(state: PyTree) -> Metrics:
 
 def generate(spec: NamedTuple, state: PyTree, z: Array) -> Array:
     """Samples G(z) [B, ...] with running batch statistics: z [B, k]."""
-    params = (state.average or weights(state))["generator"]
-    return spec.generator.apply(
-        {"params": params, **state.generator.variables}, z, train=False
-    )
+    variables = (state.average or weights(state))["generator"]
+    return spec.generator.apply(variables, z, train=False)
 
 
 def sample(spec: NamedTuple, key: Key, state: PyTree, num: int) -> Array:

@@ -102,7 +102,9 @@ def checked(spec: Spec) -> Spec:
 
 
 def contrastive(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does.
+    """Contrastive divergence, CD-k or persistent, for Boltzmann machines and energies.
+
+    Raises ValueError as `checked` does.
 
     >>> import jax
     >>> import jax.numpy as jnp

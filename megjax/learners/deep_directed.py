@@ -80,7 +80,7 @@ def checked(spec: Spec) -> Spec:
 
 
 def deep_directed(spec: Spec) -> Learner:
-    """The learner of a specification.
+    """Deep directed generative models (Kim and Bengio 2016).
 
     Its latents z are standard normals, whose distribution function makes the uniform
     inputs: a Markov chain on z meets no walls, and the Gaussian prior is the right one.

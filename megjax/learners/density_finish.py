@@ -1,7 +1,7 @@
-"""A run with a generator that ends with a density: noise contrast against its samples.
+"""A final stage of training that makes a density of MEG's energy, by NCE.
 
 The energy that teaches a generator orders examples; exp(-E) need not be their density at
-any temperature. So when training ends, a network is added to it, which noise contrast
+any temperature. So when training ends, a network is added to it, which NCE
 (`noise_contrastive`) teaches to make exp(-E) the density of the data, and finds log Z.
 Among the noises are kernels around samples of the generator, whose own density is not
 known.
@@ -34,7 +34,7 @@ class Spec(NamedTuple):
         validation rows. Its noise is fitted to the data.
     generated: a density that is fitted to samples of the generator.
     share: of `generated` in the noise, in (0, 1).
-    num_steps: of noise contrast. batch_size: of data. num_draws: samples of the
+    num_steps: of NCE. batch_size: of data. num_draws: samples of the
         generator that `generated` is fitted to.
     """
 
@@ -72,7 +72,7 @@ def checked(spec: Spec) -> Spec:
 
 
 def with_density(learner: Learner, spec: Spec) -> Learner:
-    """The learner of vectors, whose training ends with `spec.num_steps` of noise contrast.
+    """The learner of vectors, whose training ends with `spec.num_steps` of NCE.
 
     From then on `energy` is that of the learner plus the network's, `log_partition` its
     log Z, and `sample` gives rows of the noise, resampled by their weights. Before, and
@@ -98,7 +98,7 @@ def with_density(learner: Learner, spec: Spec) -> Learner:
 def contrast_of(
     learner: Learner, spec: Spec, inner: PyTree, whitening: reference.Moments
 ) -> noise_contrastive.Spec:
-    """The noise contrast that starts from the energy of a learner's state `inner`."""
+    """NCE that starts from the energy of a learner's state `inner`."""
 
     def start(u):
         return learner.energy(inner, whitening.mean + u @ whitening.factor.T)

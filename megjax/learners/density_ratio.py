@@ -97,7 +97,8 @@ def with_ratio(
 
     def step(key, state, x):
         inner, metrics = learner.step(key, state.inner, x)
-        return state.replace(inner=inner), metrics
+        # What is learned further has another ratio.
+        return State(inner, jax.tree.map(jnp.zeros_like, state.ratio)), metrics
 
     def finish(key, state, data):
         draw = jax.jit(learner.sample, static_argnums=2)
@@ -116,6 +117,16 @@ def with_ratio(
         log_ratio=lambda state, x: log_ratio(spec, state.ratio, x),
         finish=finish,
     )
+
+
+def is_fitted(state: PyTree) -> bool:
+    """Whether the ratio in a learner's state, if there is one, was fitted."""
+
+    def is_ratio(node):
+        return isinstance(node, Ratio)
+
+    found = filter(is_ratio, jax.tree.leaves(state, is_leaf=is_ratio))
+    return all(np.any(np.asarray(ratio.scale)) for ratio in found)
 
 
 def log_ratio(spec: Spec, ratio: Ratio, x: Array) -> Array:

@@ -64,8 +64,8 @@ class Spec(NamedTuple):
     """Networks and hyperparameters of one MEG.
 
     energy: x [B, ...] -> [B]. generator: (z [B, k], train) -> x [B, ...].
-    statistics: (x [B, ...], z [M, B, k]) -> [M, B]; None for a game of two without the
-        entropy: a GAN with a zero-centred penalty at data.
+    statistics: (x [B, ...], z [M, B, k]) -> [M, B]; None to train
+        without the entropy: a GAN with a zero-centred penalty at data.
     shared_features: whether the statistics network reads the features of x that the
         energy, called with `with_features=True`, returns beside its value, instead of
         x; the energy does not learn for it. A trunk less to run, as in InfoGAN.
@@ -73,7 +73,7 @@ class Spec(NamedTuple):
     score_weight: of |grad_x E|^2 at data, summed over all axes but the batch.
     information_weight: of the bound against the energy in the generator's loss; 1 in
         the paper, 0.5 in its code. It also scales the statistics network's gradient,
-        to which Adam is blind.
+        which leaves Adam's updates as they are.
     bound: (joint [B], marginal [M, B]) -> nats. pairing: (key, z) -> independent z.
     num_marginals: M, independent latents per sample; 0 for `losses.variational`, which
         has no use for any.
@@ -112,7 +112,7 @@ class Spec(NamedTuple):
 class State:
     """The three players; `average`: None, or averaged weights of two of them.
 
-    statistics: None in a game without the entropy.
+    statistics: None when trained without the entropy.
     """
 
     energy: Player
@@ -138,7 +138,9 @@ def checked(spec: Spec) -> Spec:
 
 
 def meg(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does.
+    """Maximum entropy generators: three players (Kumar et al. 2019, Algorithm 1).
+
+    Raises ValueError as `checked` does.
 
     >>> import jax
     >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Energies that are densities: noise contrast, and importance-weighted likelihood.
+"""Energies that are densities, by noise-contrastive estimation (NCE).
 
 Gutmann and Hyvarinen 2012, "Noise-Contrastive Estimation of Unnormalized Statistical
 Models": logistic regression of data against noise whose density is known makes exp(-E)
@@ -121,7 +121,9 @@ def checked(spec: Spec) -> Spec:
 
 
 def noise_contrastive(spec: Spec, data: Dataset | None = None) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does.
+    """Noise-contrastive estimation (NCE): an energy whose exp(-E) is a density.
+
+    Gutmann and Hyvarinen 2012. Raises ValueError as `checked` does.
 
     data: what noise and whitening are fitted to when a state is made; without it a
     state can be read back, but is no start. A kernel density's state has rows of the
@@ -155,7 +157,7 @@ def init(spec: Spec, data: Dataset | None, key: Key, x: Array) -> State:
     """A fresh energy; whitening and noise fitted to the data, or of their form alone."""
     if x.ndim != 2:
         raise ValueError(
-            f"examples of shape {list(x.shape[1:])}: noise contrast takes vectors [D], "
+            f"examples of shape {list(x.shape[1:])}: NCE takes vectors [D], "
             "flatten them"
         )
     dim = x.shape[1]
@@ -204,7 +206,7 @@ def _rows(data: Dataset) -> np.ndarray:
     """Rows of the data, all or MAX_FIT of them, in an order of no meaning."""
     if data.stream is not None:
         raise ValueError(
-            f"{data.name} streams from disk: noise contrast needs a set that fits in memory"
+            f"{data.name} streams from disk: NCE needs a set that fits in memory"
         )
     num = data.num_examples or MAX_FIT
     order = np.random.RandomState(0).permutation(num)[:MAX_FIT]

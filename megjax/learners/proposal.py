@@ -105,7 +105,7 @@ class Spec(NamedTuple):
         proposal works with the last one, for good; 0, the paper, for none.
     num_transitions: of every chain that `sample` runs.
     local_rate: of the transitions of the trained kernel that are random-walk moves, for
-        chains that would stand still where the proposal is too rare (as
+        chains that would get stuck where the proposal is too rare (as
         `neural.LocalMoves`); it is trained without them. 0, the paper, for none.
     local_scale_min, local_scale_max: bounds of their step size, the standard deviation of
         each coordinate; with a preconditioner L, of each coordinate of L^-1 x.
@@ -192,7 +192,9 @@ WEIGHT = (
 
 
 def proposal(spec: Spec) -> Learner:
-    """The learner of a specification; its energy is that of the target.
+    """A Metropolis-Hastings proposal that maximises its entropy (Li et al. 2021).
+
+    The learner's energy is that of the target.
 
     Raises ValueError as `checked` does.
 
@@ -453,7 +455,7 @@ def kernel(
 def positions(spec: Spec, key: Key, state: State, num: int) -> Array:
     """Where chains start [num, ...]: at chains of the buffer, or at the starts.
 
-    A proposal that was trained where the target has its mass can stand still for very
+    A proposal that was trained where the target has its mass can get stuck for very
     long at a start outside.
     """
     if state.positions is None:

@@ -70,7 +70,9 @@ def checked(spec: Spec) -> Spec:
 
 
 def replay(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does.
+    """Persistent contrastive divergence with a replay buffer, for energies of images.
+
+    Raises ValueError as `checked` does.
 
     >>> import jax
     >>> import jax.numpy as jnp

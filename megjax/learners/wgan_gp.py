@@ -84,7 +84,9 @@ def checked(spec: Spec) -> Spec:
 
 
 def wgan_gp(spec: Spec) -> Learner:
-    """The learner of a specification. Raises ValueError as `checked` does.
+    """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017), the baseline.
+
+    Raises ValueError as `checked` does.
 
     >>> import jax
     >>> import jax.numpy as jnp

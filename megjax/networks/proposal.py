@@ -114,7 +114,7 @@ class Vectors(Proposal):
         apart in one of them, and then begins again. Where the width of a dimension
         follows another's value, as in a funnel, only a step that parts the two can
         carry it along; random masks part them in every other step. Fewer steps leave some
-        pairs together throughout, and chains that stand still where these matter.
+        pairs together throughout, and chains that get stuck where these matter.
 
     Raises ValueError in one dimension, which cannot be split.
     """

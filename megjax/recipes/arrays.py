@@ -28,7 +28,7 @@ def config(learner, shape):
     own = (
         meg.in_nats()
         if vectors
-        else meg.for_images(fields.width, shape[-1], deep=shape[0] != 28)
+        else meg.for_images(meg.width_of(fields), shape[-1], deep=shape[0] != 28)
     )
     own = own | {"latent_dim": 16}
     fields.norm = "batch" if vectors else "per_unit"

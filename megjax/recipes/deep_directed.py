@@ -43,7 +43,7 @@ def steady(**changes):
 
     More experts and energy updates follow the data more closely. MEG's score penalty
     holds the scale of the energy, which otherwise grows into the thousands of nats, and
-    averages over iterations stand still where the players circle.
+    averages over iterations are steady where the players oscillate.
     """
     ours = {
         "num_experts": 128,
@@ -84,7 +84,7 @@ def plane_config(dataset, variant):
 def convolutional_config(config, width=64):
     """Fields of `image_sets` with those of this method on MEG's networks and rates."""
     config.width, config.norm = width, "per_unit"
-    ours = meg.for_images(width, image_sets.channels(config))
+    ours = meg.for_images(meg.width_of(config), image_sets.channels(config))
     shared = {name: ours[name] for name in settings() if name in ours}
     config.deep_directed = settings(num_experts=128, optimizer="adam", **shared)
     config.recipe = convolutional

@@ -245,7 +245,7 @@ def spec(config):
 
 
 def learner(config, shape, data=None):
-    """Noise contrast on vectors."""
+    """Noise-contrastive estimation on vectors."""
     del shape
     return noise_contrastive.noise_contrastive(spec(config), data)
 

@@ -84,6 +84,11 @@ def for_images(width, num_channels=1, *, deep=False):
     }
 
 
+def width_of(config):
+    """A reference, so that a learning rate follows a width that is set later."""
+    return config.get_ref("width").to_float()
+
+
 def image_config(dataset, **options):
     """An experiment on a set of images; options: of `with_images`."""
     return with_images(image_sets.config(dataset), **options)
@@ -104,7 +109,7 @@ def with_images(
         return config
     config.networks = networks
     deep = networks == "convolutional" and image_sets.side(config) != 28
-    ours = for_images(width, image_sets.channels(config), deep=deep)
+    ours = for_images(width_of(config), image_sets.channels(config), deep=deep)
     config.meg = settings(**ours)
     config.norm = "per_unit"
     config.ratio.num_steps = 2000
@@ -114,7 +119,7 @@ def with_images(
 def plane_config(dataset, variant="paper"):
     """An experiment on a set in the plane, as in the paper or calibrated.
 
-    `calibrated` ends with noise contrast (`density_finish`), which makes exp(-E) the
+    `calibrated` ends with NCE (`learners/density_finish`), which makes exp(-E) the
     density of the data; the three players alone leave it about two nats away. A hundred
     times smaller penalty than the paper's lets the energy follow modes this narrow. At
     constant rates the players circle, and the average of the energy over many rounds is
@@ -264,7 +269,7 @@ def plane_learner(config, shape, data=None):
 
 
 def plane_protocols(config, data, learner):
-    """Of a finished energy its nats, and what the game left before the finish."""
+    """Densities: of the energy after the final NCE stage, and before it."""
     hidden = (config.width,) * 3
     before = meg.meg(perceptrons(config, data.shape, hidden, hidden))
     return density.finish_protocols(config, data, learner, before)

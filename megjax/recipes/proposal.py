@@ -226,7 +226,7 @@ def tailed(config, target):
     """As `source` for a funnel, with more states far out in x0: `config.tails`.
 
     A proposal that is trained at draws alone hardly meets the tails of x0, covers them
-    too thinly, and its chains then stand still there. Metrics of training, such as the
+    too thinly, and its chains then get stuck there. Metrics of training, such as the
     acceptance, are those of the states that it proposes from. Raises ValueError with a
     buffer, whose chains would be proposed from instead.
     """

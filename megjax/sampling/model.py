@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from megjax import checks, distributed, random
+from megjax.learners import density_ratio
 from megjax.learners.base import Learner
 from megjax.metrics import grid_density
 from megjax.samplers import bijectors, hmc, kernel, latent, mala, rwm
@@ -138,6 +139,11 @@ def sample(
         "chains_per_call": CHAINS_PER_CALL,
     }
     _check(learner, kernel_fn, settings)
+    if target == "ratio" and not density_ratio.is_fitted(state):
+        raise ValueError(
+            "target='ratio': the density ratio is fitted when training ends: train to "
+            "the end, or use target='energy'."
+        )
     space = space if steps else "none"
     target, kernel_params = targeted(
         learner, space, prior, kernel_fn, keep_draws, ratio=target == "ratio"
@@ -160,15 +166,21 @@ def sample(
 
 
 def default_target(
-    learner: Learner, space: str, prior: str, inverse_temperature: float, kernel: str
+    learner: Learner,
+    state: PyTree,
+    space: str,
+    prior: str,
+    inverse_temperature: float,
+    kernel: str,
 ) -> str:
-    """The target where none is named: the density ratio, where there is one that fits.
+    """The target where none is named: the density ratio, where it was fitted.
 
     A proposal ("neural") was trained for the energy, as are temperatures other than 1.
     """
     latent = space != "data" and prior == "gaussian"
     plain = inverse_temperature == 1 and kernel not in ("neural", "gibbs")
-    return "ratio" if learner.log_ratio and latent and plain else "energy"
+    fitted = learner.log_ratio and density_ratio.is_fitted(state)
+    return "ratio" if fitted and latent and plain else "energy"
 
 
 def trained(learner: Learner, state: PyTree) -> Trained:

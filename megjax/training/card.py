@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shlex
 from collections.abc import Iterator
 
 import jax
@@ -22,7 +23,7 @@ def markdown(run: loop.Restored, file: str, metrics: dict[str, float]) -> str:
         "---\nlibrary_name: megjax\ntags: [energy-based-model, jax]\n---",
         f"# {run.name}",
         _summary(run, values["train"]["seed"]),
-        f"```bash\n{_command(run.name, values)}\n```",
+        *_commands(run, values),
         f'```python\nimport megjax\n\nmodel = megjax.load_weights("{file}")\n```',
         "## Uses and limits",
         "\n".join(f"- {line}" for line in _uses(learner, _is_density(run))),
@@ -62,8 +63,16 @@ def _summary(run: loop.Restored, seed: int) -> str:
     )
 
 
+def _commands(run: loop.Restored, values: dict) -> Iterator[str]:
+    """What trains the run again; of `megjax.fit`, which has no config, no command."""
+    if (experiment.recipe_name(run.recipe) or "").startswith("arrays."):
+        yield "Trained by `megjax.fit` on an array, with the settings below."
+    else:
+        yield f"```bash\n{_command(run.name, values)}\n```"
+
+
 def _command(name: str, values: dict) -> str:
-    """What trains the run again; a config of the user's own is named, not compared."""
+    """The command of a config; one of the user's own is named, not compared."""
     try:
         usual = experiment.plain_values(experiment.load(name))
     except ValueError:
@@ -74,11 +83,16 @@ def _command(name: str, values: dict) -> str:
         for one in (usual, values)
     )
     changes = [
-        f" --config.{field}={value}"
+        " " + shlex.quote(f"--config.{field}={_text(value)}")
         for field, value in own.items()
         if usual.get(field) != value and field != "data_dir"
     ]
     return f"megjax train --config={name}{''.join(changes)}"
+
+
+def _text(value) -> str:
+    """A value as flags take it: of a list its items, with commas between."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _is_density(run: loop.Restored) -> bool:

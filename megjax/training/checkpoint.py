@@ -47,7 +47,7 @@ FREE = (
 )
 FREE_GROUP = "evaluation."
 """Config fields, and a group of them, that a resumed run may change: they leave every
-iteration as it is."""
+iteration as it is, but that more iterations stretch a learning rate that decays."""
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 """Errors of files that are not there, which is damage."""
 REFUSED = (
@@ -331,7 +331,7 @@ def claim(workdir: str | pathlib.Path, record: Record) -> None:
     if not distributed.is_main():
         return
     path = workdir / CONFIG_FILE
-    if _steps(workdir / DIRECTORY):
+    if steps := _steps(workdir / DIRECTORY):
         saved = _claimed(workdir)
         found = difference(saved["values"], given["values"])
         for field in ("shape", "recipe", "config"):
@@ -341,6 +341,13 @@ def claim(workdir: str | pathlib.Path, record: Record) -> None:
             raise ValueError(
                 f"{workdir} holds a run with another config ({found}): "
                 "give the same values, or another --workdir"
+            )
+        num_steps = given["values"]["train"]["num_steps"]
+        if max(steps) > num_steps:
+            raise ValueError(
+                f"{workdir} holds a run of {max(steps)} iterations, and "
+                f"config.train.num_steps={num_steps}: give at least as many, or another "
+                "--workdir"
             )
     with _writing(workdir):
         text = json.dumps(given, indent=2) + "\n"

@@ -354,6 +354,8 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
     with metric_writer.opened(run.workdir, start.step, settings.num_steps) as writer:
         if returns:
             writer.write(start.step, {"returns": returns})
+        if _is_unevaluated(run, start.step):
+            evaluate(built, settings.seed, state, start.step, writer)
         for step, num, call in calls(run.config, built, start.step, returns):
             state, found = call(state)
             window.add(num, found)
@@ -379,7 +381,14 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
                 state, found = built.learner.finish(key, state, built.data)
                 writer.write(step, jax.device_get(found))
             if evaluation:
-                evaluate(built, settings.seed, state, step, writer)
+                try:
+                    evaluate(built, settings.seed, state, step, writer)
+                except FloatingPointError:
+                    raise
+                except Exception:
+                    # Nothing is trained twice: the next start evaluates this state.
+                    checkpoint.save(run.checkpoints, step, state, returns=returns)
+                    raise
                 window.pause()
             # Last, so that a run resumes with everything up to here written.
             if save:
@@ -388,6 +397,20 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
                 checkpoint.finished(run.checkpoints)
                 raise Stopped(stopped, step)
     return state
+
+
+def _is_unevaluated(run: Run, step: int) -> bool:
+    """Whether a state was saved because its evaluation failed."""
+    settings = run.config.train
+    if not step or step % settings.evaluate_every and step != settings.num_steps:
+        return False
+    found = [
+        name.partition("/")[0]
+        for line in metric_writer.read(run.workdir)
+        if line["step"] == step
+        for name in line
+    ]
+    return not set(found) & set(run.built.evaluations)
 
 
 def _warn_of_collapse(step: int, scalars: Mapping[str, float]) -> None:

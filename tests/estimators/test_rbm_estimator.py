@@ -191,6 +191,27 @@ def test_partial_fit_goes_on_where_training_stands(digits):
     np.testing.assert_array_equal(again.components_, whole.components_)
 
 
+def test_partial_fit_passes_over_every_row_of_sets_of_other_lengths():
+    # Without its bias every row pulls at weights of its own column.
+    rows = np.eye(30)
+    machine = small(batch_size=5, learning_rate=0.01).partial_fit(rows[:15])
+    before = machine.components_
+    machine.partial_fit(rows)
+    moved = np.abs(machine.components_ - before).sum(axis=0)
+    assert machine.n_steps_ == 12
+    assert np.all(moved > 0)
+
+
+def test_parameters_set_after_the_fit_are_refused_where_they_cannot_hold(digits):
+    machine = small(persistent=False).fit(digits)
+    with pytest.raises(ValueError, match=r"batch_size=20 was set after training start"):
+        machine.set_params(batch_size=20).partial_fit(digits)
+    rows = np.random.default_rng(0).normal(size=(200, 4)) * [1, 1, 3, 0.5]
+    machine = small(visible="gaussian", learned_precision=True, n_iter=20).fit(rows)
+    with pytest.raises(ValueError, match="learned_precision=False was set after the f"):
+        machine.set_params(learned_precision=False).score_samples(rows)
+
+
 def test_l1_makes_zeros(digits):
     machine = small(l1=0.05, n_iter=3).fit(digits)
     assert np.mean(machine.components_ == 0) > 0.2

@@ -46,7 +46,12 @@ def finished(data, **changes):
     learner = density_ratio.with_ratio(generator(), spec, lambda state: state)
     state = learner.init(jax.random.key(0), jnp.zeros((4, 1)))
     np.testing.assert_array_equal(learner.log_ratio(state, jnp.ones((2, 1))), [0, 0])
+    assert not density_ratio.is_fitted(state)
     state, metrics = learner.finish(jax.random.key(1), state, data)
+    assert density_ratio.is_fitted(state)
+    # Trained further, the generator has another ratio.
+    further, _ = learner.step(jax.random.key(2), state, jnp.zeros((1, 4, 1)))
+    assert not density_ratio.is_fitted(further)
     return learner, state, metrics
 
 

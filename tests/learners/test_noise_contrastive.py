@@ -331,12 +331,12 @@ def test_specifications_that_cannot_be(changes, words):
 
 def test_data_that_cannot_be():
     learner = nc.noise_contrastive(confined(), table())
-    with pytest.raises(ValueError, match=r"shape \[4, 4, 1\]: noise contrast takes ve"):
+    with pytest.raises(ValueError, match=r"shape \[4, 4, 1\]: NCE takes vectors"):
         learner.init(jax.random.key(0), jnp.zeros((3, 4, 4, 1)))
     bare = table()._replace(reference={})
     learner = nc.noise_contrastive(confined(num_validation=5), bare)
     with pytest.raises(ValueError, match="table has no validation rows: give density"):
         learner.init(jax.random.key(0), jnp.zeros((3, 2)))
     streamed = table()._replace(stream=lambda i: i)
-    with pytest.raises(ValueError, match="table streams from disk: noise contrast ne"):
+    with pytest.raises(ValueError, match="table streams from disk: NCE needs a set"):
         begun(confined(), streamed)

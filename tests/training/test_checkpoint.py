@@ -24,7 +24,7 @@ from megjax import distributed
 from megjax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VALUES = {"batch_size": 8, "train": {"seed": 0, "num_steps": 10}, "sizes": (1, 2)}
+VALUES = {"batch_size": 8, "train": {"seed": 0, "num_steps": 20}, "sizes": (1, 2)}
 
 
 # Reads that Orbax gives up at the first damaged file end on their own.
@@ -505,9 +505,9 @@ def test_a_config_is_claimed_and_read_back(run):
     checkpoint.claim(run, record("a", VALUES))
     assert checkpoint.claimed(run) == record("a", VALUES | {"sizes": [1, 2]})
     checkpoint.claim(run, record("a", VALUES))
-    more = VALUES | {"train": {"seed": 0, "num_steps": 20}}
+    more = VALUES | {"train": {"seed": 0, "num_steps": 40}}
     checkpoint.claim(run, record("a", more))
-    assert checkpoint.claimed(run).values["train"]["num_steps"] == 20
+    assert checkpoint.claimed(run).values["train"]["num_steps"] == 40
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_a_config_is_claimed_and_read_back(run):
         ("b", VALUES, "the run has a, given b"),
         (
             "a",
-            VALUES | {"train": {"seed": 1, "num_steps": 10}, "batch_size": 4},
+            VALUES | {"train": {"seed": 1, "num_steps": 20}, "batch_size": 4},
             "batch_size: the run has 8, given 4; train.seed: the run has 0, given 1",
         ),
         (

@@ -343,8 +343,11 @@ def test_a_crash_in_an_evaluation_leaves_no_gap(tmp_path, uninterrupted):
     def crash():
         raise RuntimeError("evaluation")
 
-    with pytest.raises(RuntimeError, match="evaluation"):
-        train(tmp_path, config_of(), evaluations=at(16, crash))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="evaluation"):
+            train(tmp_path, config_of(save_every=12), evaluations=at(16, crash))
+        # What was trained is kept, and evaluated by the next start.
+        assert steps_on_disk(tmp_path) == [12, 16]
     state = train(tmp_path, config_of(), evaluations=at(0, None))
     assert checkpoint.state_digest(state) == uninterrupted[0]
     assert logged(tmp_path) == uninterrupted[1]
@@ -359,6 +362,16 @@ def test_a_finished_run_started_again_changes_nothing(tmp_path, uninterrupted):
     assert checkpoint.state_digest(state) == uninterrupted[0]
     assert (tmp_path / "metrics.jsonl").read_text() == text
     assert steps_on_disk(tmp_path) == [12, 16, 20]
+
+
+def test_a_run_of_more_iterations_is_not_passed_off_as_a_shorter_one(tmp_path):
+    train(tmp_path, config_of(num_steps=12))
+    text = (tmp_path / "config.json").read_text()
+    with pytest.raises(
+        ValueError, match=r"a run of 12 iterations, and config.train.nu"
+    ):
+        train(tmp_path, config_of(num_steps=8))
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_a_finished_run_is_extended(tmp_path):
