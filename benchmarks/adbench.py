@@ -11,14 +11,17 @@
 Half of the normal rows train, at most --max_train; the other half and all anomalies
 test, at most --max_test. With --contaminated half of all rows train, whatever they are.
 Prints the mean over seeds of the area under the ROC curve for every set and method, the
-mean ranks, how often each is best, and medians of the CPU seconds of a fit.
+mean ranks, how often each is best, and medians of the CPU seconds of a fit. The rows of
+sets and those of such figures are in two tables:
+--record=anomalies/adbench,anomalies/adbench_summary.
 
 --published: the splits of Livernoche et al. 2024 (arXiv 2305.18593, table of the one-class
-setting; github.com/vicliv/DTE), and our rank among their 26 methods on the same sets.
+setting; github.com/vicliv/DTE), and the rank of `EnergyDetector` among their 26 methods
+on the same sets.
 Theirs are the means of five seeds in adbench_published.csv, in percent.
---calibration: of our p-values on held-out normal rows, a Kolmogorov-Smirnov test against
-uniform, and one of both samples of energies, since the training rows are a sample too;
-and how often `explain` names a column first to which 5 standard deviations were added.
+--calibration: Kolmogorov-Smirnov tests of the p-values of held-out normal rows, against
+uniform, and against those of the training rows, which are a sample too; and how often
+`explain` ranks a column first to which 5 standard deviations were added.
 --large: seconds and memory of a fit to 100,000 rows of 40 columns, and of their scores.
 """
 
@@ -224,9 +227,9 @@ def published() -> dict[str, dict]:
             values = (areas.mean(), np.median(areas), areas.min(), mean_rank[name])
             yield [name, *(f"{value:.2f}" for value in values)]
 
-    heads = ["set", "ours", "kNN, our run", "published kNN", "best of 26"]
-    show([*heads, "our rank of 27"], sets(), seeds)
-    show(["method", "mean", "median", "least", "mean rank of 27"], methods(), seeds)
+    heads = ["set", "megjax", "kNN, own run", "kNN, published"]
+    show([*heads, "best of 26 published", "rank of megjax of 27"], sets(), seeds)
+    show(["method", "mean", "median", "minimum", "mean rank of 27"], methods(), seeds)
     return {"sets": found, "mean_rank": mean_rank}
 
 
@@ -283,10 +286,16 @@ def chosen() -> tuple[list[pathlib.Path], dict[str, Callable]]:
             f"--methods={unknown.pop()}: choose of {', '.join(map(repr, OTHERS))}"
         )
     ours = {
-        name: lambda train, seed, name=name: energy(train, seed, name)
+        _label(name): lambda train, seed, name=name: energy(train, seed, name)
         for name in ENERGY.value
     }
     return paths, ours | {name: OTHERS[name] for name in names}
+
+
+def _label(name):
+    """What the column of one of --energy is called."""
+    name, _, share = name.partition(":")
+    return f"{name}, {share} of rows" if share else name
 
 
 def all_sets() -> tuple[list[pathlib.Path], dict[str, Callable]]:
@@ -309,17 +318,17 @@ def ranks(areas: np.ndarray, names: list[str], left_out: str) -> dict[str, tuple
 def summary(areas: np.ndarray, names: list[str]) -> dict[str, dict]:
     """Figures of every method over the sets: areas [sets, methods]."""
     main, other = (ranks(areas, names, left_out) for left_out in ("kNN raw", "ECOD"))
-    gains = areas[:, :1] - areas
+    gains, raw = areas[:, :1] - areas, "kNN on raw columns"
     return {
         name: {
             "mean": areas[:, i].mean(),
             "median": np.median(areas[:, i]),
-            "least": areas[:, i].min(),
-            "rank": main.get(name, (np.nan, 0))[0],
-            "best": main.get(name, (np.nan, 0))[1],
-            "rank with kNN raw for ECOD": other.get(name, (np.nan, 0))[0],
-            "first wins": int((gains[:, i] > 0.002).sum()),
-            "first loses": int((gains[:, i] < -0.002).sum()),
+            "minimum": areas[:, i].min(),
+            f"mean rank without {raw}": main.get(name, (np.nan, 0))[0],
+            f"sets ranked first, without {raw}": main.get(name, (np.nan, 0))[1],
+            f"mean rank with {raw} in place of ECOD": other.get(name, (np.nan, 0))[0],
+            f"sets where {names[0]} is better": int((gains[:, i] > 0.002).sum()),
+            f"sets where {names[0]} is worse": int((gains[:, i] < -0.002).sum()),
         }
         for i, name in enumerate(names)
     }
@@ -353,8 +362,8 @@ def calibrations() -> dict[str, dict]:
     def rows():
         for path in chosen()[0]:
             found[path.stem] = calibration(path)
-            row = (" ".join(f"{v:.3g}" for v in vs) for vs in found[path.stem].values())
-            yield [path.stem, *row]
+            values = found[path.stem].values()
+            yield [path.stem, *(" / ".join(f"{v:.3g}" for v in vs) for vs in values)]
 
     show(heads, rows(), range(SEEDS.value))
     for name in ("uniform", "two samples"):

@@ -1,4 +1,4 @@
-"""Energies as densities in the plane and on tables, beside mixtures and kernels.
+"""Energies as densities in the plane and on tables, beside a Gaussian mixture and KDE.
 
     python -m benchmarks.densities --rows=25gaussians,8gaussians
     python -m benchmarks.densities --rows=digits,wine,39_vertebral --adbench=../shared/data/adbench
@@ -6,9 +6,9 @@
 Each row trains its config once for each of --seeds, also that of the split, and
 prints mean log-densities of held-out examples in nats at inverse temperature 1. Beside
 them: scikit-learn's Gaussian mixture chosen by BIC (1 to 32 components of full or diagonal
-covariance) and its kernel density, whose width five-fold
-cross-validation chooses, on the rows that trained ours and those that chose among its
-weights. Of tables, normal rows alone, with noise as wide as the smallest step of each
+covariance) and its kernel density estimation (KDE), whose width five-fold
+cross-validation chooses, on the rows that trained the energy and those that chose among
+its weights. Of tables, normal rows alone, with noise as wide as the smallest step of each
 column (digits: a grey level), and nats are those of columns with variance 1.
 ADBench's tables are the four of its 29 whose least continuous column has the largest
 share of different values.

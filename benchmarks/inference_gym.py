@@ -9,7 +9,8 @@ Prints a line of JSON per posterior and sampler. Errors of means and of variance
 the reference mean are in standard errors, ours (of the effective draws, for variances
 those of the squares) and the reference's together; `typical_largest` is the median of
 the largest of as many independent ones. The reference's error of a variance is taken to
-be that of as many effective draws as its mean has, at most of all its draws.
+be that of as many effective draws as its mean has, at most of all its draws. `marks`
+are what the table adds to errors above `moments.FAR` and R-hats above `R_HAT`.
 
 Seconds are of the CPU: of a call with compilation (`first_seconds`, of "learned" with
 its training) and of a second one, warm-up included. Effective draws are the least of
@@ -97,6 +98,9 @@ PATH_ACCEPTANCE = 0.8
 SIZES = (10**3, 10**4, 10**5, 10**6)
 """Draws of all chains at which warm-up and training are counted in."""
 
+R_HAT = 1.01
+"""Beyond which an R-hat is marked in the table."""
+
 GRADIENTS = {"mclmc": 2}
 """Of a step, where `n_steps` is not recorded: of McLachlan's integrator."""
 
@@ -118,23 +122,33 @@ def records() -> Iterator[dict]:
         posterior = BUILDERS[name]()
         for label, record in runs(posterior):
             named = {"target": name, "kernel": label, "settings": settings(label)}
-            yield named | rounded(record)
+            yield named | rounded(record) | {"marks": marks(record)}
+
+
+def marks(record) -> dict[str, str]:
+    """An asterisk for each figure of a record that is beyond its limit, else ""."""
+    values = {
+        "mean": (record["largest_mean_error"], moments.FAR),
+        "variance": (record["largest_variance_error"], moments.FAR),
+        "r_hat": (record["r_hat"], R_HAT),
+    }
+    return {name: "" if v <= limit else "*" for name, (v, limit) in values.items()}
 
 
 def settings(label: str) -> str:
-    """What flags change of a sampler's settings, as ", 5000 of warm-up"."""
-    words = [(NUM_CHAINS, "{} chains"), (NUM_WARMUP, "{} of warm-up")]
-    words += [(NUM_DRAWS, "{} draws"), (SEED, "seed {}"), (X64, "64 bits")]
+    """What flags change of a sampler's settings, as ", 5000 warm-up steps"."""
+    words = [(NUM_CHAINS, "{} chains"), (NUM_WARMUP, "{} warm-up steps")]
+    words += [(NUM_DRAWS, "{} draws"), (SEED, "seed {}"), (X64, "float64")]
     words += {
-        "nuts": [(TARGET_ACCEPTANCE, "acceptance {}")],
-        "mclmc": [(THIN, "{} steps a draw")],
+        "nuts": [(TARGET_ACCEPTANCE, "target acceptance {}")],
+        "mclmc": [(THIN, "{} steps per draw")],
         "tempering": [
             (REPLICAS, "{} replicas"),
-            (LOWEST, "from {}"),
-            (INTEGRATION_STEPS, "HMC of {} steps"),
-            (TARGET_ACCEPTANCE, "acceptance {}"),
+            (LOWEST, "lowest beta {}"),
+            (INTEGRATION_STEPS, "HMC with {} leapfrog steps"),
+            (TARGET_ACCEPTANCE, "target acceptance {}"),
         ],
-        "learned": [(BUDGET, "{} s of training")],
+        "learned": [(BUDGET, "{:g} s of training")],
     }.get(label, [])
     changed = ((flag, text) for flag, text in words if flag.value != flag.default)
     return "".join(f", {text.format(flag.value)}" for flag, text in changed)

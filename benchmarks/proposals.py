@@ -262,16 +262,16 @@ def learned(
 COLUMNS = {
     "acceptance": "acceptance",
     "gradients": "gradients_per_draw",
-    "ESS/MH, cut at .05, least": "ess_above",
-    "same per gradient": "ess_above_per_gradient",
-    "trace-weighted": "ess_trace",
-    "Geyer, least": "ess_geyer",
-    "same per gradient ": "ess_per_gradient",
-    "Geyer, x0": "ess_geyer_x0",
-    "cut, x0": "ess_above_x0",
-    "cut, least of the others": "ess_above_others",
-    "Geyer, least of the others": "ess_geyer_others",
-    "Geyer, least, per second": "ess_per_second",
+    "ESS (truncated), least": "ess_above",
+    "ESS (truncated) per gradient": "ess_above_per_gradient",
+    "ESS (trace-weighted)": "ess_trace",
+    "ESS (Geyer), least": "ess_geyer",
+    "ESS (Geyer) per gradient": "ess_per_gradient",
+    "ESS (Geyer), x0": "ess_geyer_x0",
+    "ESS (truncated), x0": "ess_above_x0",
+    "ESS (truncated), worst other coordinate": "ess_above_others",
+    "ESS (Geyer), worst other coordinate": "ess_geyer_others",
+    "ESS (Geyer) per second": "ess_per_second",
     "R-hat": "r_hat",
     "mean error": "mean_error",
     "variance ratio from": "variance_ratio_lowest",
@@ -299,7 +299,11 @@ def table(
     baselines that have been measured are kept; trained proposals keep theirs in their
     directory.
     """
-    per_5000 = ("per 5000, cut at .05", "per 5000, Geyer", "by the paper's moments")
+    per_5000 = (
+        "ESS (truncated) per 5000",
+        "ESS (Geyer) per 5000",
+        "ESS (truncated) per 5000, by the paper's moments",
+    )
     yield "target", "sampler", *COLUMNS, *per_5000, "paper"
     for name in names:
         row = ROWS[name]

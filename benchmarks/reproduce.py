@@ -186,7 +186,7 @@ def _equal_seconds(small: str, gan: str) -> Iterator[Run]:
         critic["networks"] = "strided"
     runs = [
         Run("MEG", small),
-        Run("no entropy", small, {"meg.information_weight": 0.0}),
+        Run("MEG without entropy", small, {"meg.information_weight": 0.0}),
         Run("WGAN-GP", gan, critic),
     ]
     deep = "configs/deep_directed_mnist.py"

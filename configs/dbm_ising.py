@@ -6,14 +6,14 @@ python evaluate.py --workdir=runs/dbm_ising-2.25
 After Mehta et al. 2019, notebook 18, on 16 x 16 spins in place of 40 x 40 and with more
 hidden units for each. The notebook's steps are too few and too short to learn more than
 noise (its reconstruction error is that of random spins), so rates are higher here, and
-fantasies are judged by their energy and magnetisation. The argument is the temperature.
+samples of the model are judged by their energy and magnetisation. The argument is the temperature.
 
 All units are spins, so that the model starts with the symmetry of the lattice, and its
 gradient is that of centred units. One hidden unit can be one bond, of which there are
 two for each site.
 
-Measured at 2.25: 5 minutes on a shared CPU core; fantasies have an energy of
--1.480 +- 0.007, the data of -1.483 +- 0.002, but fluctuate too little: mean abs(m)
+Measured at 2.25: 5 minutes on a shared CPU core; samples of the model have an energy of
+-1.480 +- 0.007 (data -1.483 +- 0.002), but fluctuate too little: mean abs(m)
 0.761 +- 0.007 against 0.741 +- 0.002, specific heat 1.18 +- 0.07 against 1.46.
 """
 

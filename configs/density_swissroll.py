@@ -1,10 +1,10 @@
-"""A swiss roll seen from its side, fresh points in every batch, as a density: noise contrast, Gutmann and Hyvarinen 2012.
+"""A Swiss roll seen from its side, as a density, by noise-contrastive estimation (NCE).
 
 python train.py --config=configs/density_swissroll.py
 python evaluate.py --workdir=runs/density_swissroll
 
-Measured, three seeds: 0.003 nats from the truth at inverse temperature 1, log Z off by at most
-0.005; 36 CPU seconds.
+Gutmann and Hyvarinen 2012. Fresh points in every batch. Measured, three seeds: KL 0.003
+nats at inverse temperature 1, error of log Z at most 0.005; 36 CPU seconds.
 """
 
 from megjax.recipes import density

@@ -1,4 +1,4 @@
-"""The density of your own table, a .npy or .npz of rows of numbers: noise contrast.
+"""The density of your own table, a .npy or .npz of rows, by noise-contrastive estimation.
 
 python train.py --config=configs/density_table.py --config.path=table.npy
 python evaluate.py --workdir=runs/density_table

@@ -1,10 +1,11 @@
-"""The two spirals of Kim and Bengio 2016, as a density: noise contrast, Gutmann and Hyvarinen 2012.
+"""The two spirals of Kim and Bengio 2016, as a density, by noise-contrastive estimation (NCE).
 
 python train.py --config=configs/density_two_spirals.py
 python evaluate.py --workdir=runs/density_two_spirals
 
-Measured, three seeds: 0.016 to 0.019 nats from the truth at inverse temperature 1, -2.67 nats
-for held-out points; a mixture chosen by BIC has -2.69, kernels -2.70. 20 CPU seconds.
+Gutmann and Hyvarinen 2012. Measured, three seeds: KL 0.016 to 0.019 nats at inverse
+temperature 1; held-out log-likelihood -2.67 nats, where a Gaussian mixture chosen by BIC has
+-2.69 and kernel density estimation -2.70. 20 CPU seconds.
 """
 
 from megjax.recipes import density

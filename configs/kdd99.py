@@ -3,10 +3,10 @@
 python train.py --config=configs/kdd99.py
 python train.py --config=configs/kdd99.py:raw
 
-Measured: 4 minutes for 30 epochs on two idle cores, 12 to 16 on shared ones.
-`anomaly/score_norm_f1` over the last ten evaluations: 0.942 to 0.950 for five seeds, of
-which two run again on one core had 0.933 and 0.938, see docs/results/anomalies.md. The
-energy itself ranks the anomalies below the data.
+Measured: 4 minutes for 30 epochs on two idle cores, 12 to 16 on shared cores.
+`anomaly/score_norm_f1`, mean of the last ten evaluations: 0.942 to 0.950 for five seeds.
+Two of the seeds, run again on one core, have 0.933 and 0.938 (docs/results/anomalies.md).
+The energy itself ranks the anomalies below the data.
 """
 
 from megjax.recipes import anomalies, base, meg

@@ -10,7 +10,8 @@ truth. The argument is the temperature of notebook 18: 1.75, 2.25 or 2.75.
 
 Measured at 1.75 and 2.25: one or two minutes on a shared CPU core; mean couplings
 0.5730 and 0.4448 with standard errors of 0.0008 and 0.0003, for 1 / T = 0.5714 and
-0.4444; energies and magnetisations of fantasies within 2.5 standard errors of the data.
+0.4444; energies and magnetisations of samples of the model within 2.5 standard errors of the
+data.
 """
 
 from megjax.recipes import boltzmann

@@ -6,13 +6,14 @@ python train.py --config=configs/proposal_logistic.py:german
 Also :australian and :heart. The sets are looked for in and beside
 --config.data_dir, by default ~/tensorflow_datasets.
 
-The proposal has a preconditioner, the covariance of its buffer, and trains for its
-entropy relative to the target by the gradient along the path; the paper does neither.
+Unlike the paper, the proposal has a preconditioner, the covariance of its buffer, and
+trains for its entropy relative to the target by the path gradient.
 
-Measured, effective draws per 5000 transitions in the paper's definition (its own), three
-seeds: heart 4450 +- 18 (3600) after two and a half minutes on one CPU core, australian
-4491 +- 24 (2950) after four, german 4235 +- 17 (3150) after six to twelve. With the
-paper's entropy: 3858, 3308, and 2149 (one seed).
+Measured: effective sample size per 5000 transitions by the paper's truncated estimator,
+three seeds, on one CPU core. heart: 4450 +- 18 (paper: 3600) after two and a half
+minutes of training; australian: 4491 +- 24 (paper: 2950) after four; german: 4235 +- 17
+(paper: 3150) after six to twelve. With the paper's entropy: heart 3858, australian 3308,
+german 2149 (one seed).
 """
 
 from megjax.recipes import proposal

@@ -1,4 +1,4 @@
-"""Machines on scikit-learn's 1797 digits, 8x8, of two values: seconds.
+"""RBMs on scikit-learn's 1797 digits, 8x8, with binary pixels: seconds.
 
 python train.py --config=configs/rbm_digits.py
 python evaluate.py --workdir=runs/rbm_digits

@@ -5,10 +5,10 @@ python evaluate.py --workdir=runs/rbm_mnist
 python sample.py --workdir=runs/rbm_mnist --space=data --kernel=gibbs --steps=1000
 
 The RBM of Mehta et al. 2019, figure 60. Measured: 1 minute on one shared CPU core and
-another to evaluate; log-likelihood of the test set between -81 and -85 nats from run to
-run, and -94.5 with `--config.pixels=drawn`. `rbm_mnist.py:notebook` has the chains of
-fluctuating temperature and the nearly constant rate of the authors' notebook, and is far
-worse: -251 nats.
+another to evaluate; test log-likelihood by annealed importance sampling between -81 and
+-85 nats from run to run, and -94.5 with `--config.pixels=drawn`. `rbm_mnist.py:notebook` has
+the chains of fluctuating temperature and the nearly constant rate of the authors' notebook,
+and is far worse: -251 nats.
 """
 
 from megjax.recipes import boltzmann

@@ -3,9 +3,9 @@
 python train.py --config=configs/toy_8gaussians.py
 python train.py --config=configs/toy_8gaussians.py:calibrated
 
-`calibrated` ends with noise contrast, as for 25 Gaussians: 0.0005 to 0.0013 nats from
-the truth. Measured before that, three seeds as well: 3 minutes on one CPU core; all 8
-modes, 91 to 94 % of the generator's samples within 4 standard deviations of one.
+`calibrated` has a final stage of noise-contrastive estimation (NCE), as for 25 Gaussians.
+Measured, three seeds: KL 0.0005 to 0.0013 nats. Before that stage: 3 minutes on one CPU
+core; all 8 modes, 91 to 94 % of the generator's samples within 4 standard deviations of one.
 """
 
 from megjax.recipes import meg

@@ -1,4 +1,4 @@
-"""MEG on the two spirals of Kim and Bengio 2016, to hold deep directed models against.
+"""MEG on the two spirals of Kim and Bengio 2016, beside deep directed models.
 
 python train.py --config=configs/toy_two_spirals.py
 

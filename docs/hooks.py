@@ -1,4 +1,4 @@
-"""What the site adds to its pages: README as the front page, and the API reference.
+"""What the site adds to its pages: README, RESULTS, and the API reference.
 
 Loaded by mkdocs (a hook) and by mkdocstrings (an extension of griffe).
 """
@@ -24,6 +24,9 @@ NAMES = r"[a-z]\w*(?:, [a-z]\w*)*"
 DOCTEST = re.compile(r"(?m)^>>> .*(?:\n.+)*")
 CELL = re.compile(r"(<div[^>]*jp-MarkdownOutput[^>]*>)(.*?)(?=</div>)", re.DOTALL)
 FORMULA = re.compile(r"<(pre|code)\b.*?</\1>|\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+OUTSIDE = re.compile(
+    r"\[([^]]+)\]\((?:examples/|CONTRIBUTING|CHANGELOG|CITATION)[^)]*\)"
+)
 MATHJAX = re.compile(r"<script [^>]*mathjax.*?</script>", re.DOTALL)
 
 
@@ -45,8 +48,12 @@ def listed(paragraph: str) -> str:
 
 
 def on_files(files, config):
-    """Adds the front page and a page for each group of public names."""
-    files.append(File.generated(config, "index.md", content=front_page()))
+    """Adds README, RESULTS and a page for each group of public names."""
+    for name, page in {
+        "index.md": "README.md",
+        "results/index.md": "RESULTS.md",
+    }.items():
+        files.append(File.generated(config, name, content=from_root(page, name)))
     for title, page in reference_pages().items():
         files.append(File.generated(config, reference_path(title), content=page))
     return files
@@ -75,15 +82,12 @@ def mathml(found: re.Match) -> str:
     return converter.convert(html.unescape(found[2] or found[3]), display=display)
 
 
-def front_page() -> str:
-    """README, with links as they are from docs/."""
-    text = (ROOT / "README.md").read_text()
-    text = text.replace("](docs/", "](").replace(
-        "](RESULTS.md)", "](results/images.md)"
-    )
-    return re.sub(
-        r"\[([^]]+)\]\((?:examples/|CONTRIBUTING|CHANGELOG)[^)]*\)", r"\1", text
-    )
+def from_root(page: str, name: str) -> str:
+    """A page of the checkout's root, with links as they are from docs/NAME."""
+    text = OUTSIDE.sub(r"\1", (ROOT / page).read_text())
+    up = "../" * name.count("/")
+    text = text.replace("](RESULTS.md)", f"]({up}results/index.md)")
+    return text.replace("](docs/", f"]({up}")
 
 
 def reference_path(title: str) -> str:

@@ -83,8 +83,8 @@ def test_the_table_has_a_cell_for_every_heading(monkeypatch, tmp_path):
     ]
     assert all(len(row) == len(headings) for row in rows)
     cells = dict(zip(headings, rows[0]))
-    per_transition = cells["ESS/MH, cut at .05, least"]
-    assert cells["per 5000, cut at .05"] == 5000 * per_transition
+    per_transition = cells["ESS (truncated), least"]
+    assert cells["ESS (truncated) per 5000"] == 5000 * per_transition
     assert rows[0][2:] != rows[1][2:]
     first, second = rows[0][2], rows[1][2]
     mean, _, deviation = rows[2][2].split()

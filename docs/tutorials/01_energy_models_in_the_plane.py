@@ -279,7 +279,7 @@ print(f"largest likelihood at beta = {betas[np.argmax(nats)]:.1f}")
 # $-\nabla_\theta \log Z$ and needs a chain in every step of training, or a trick. In
 # $D$ dimensions the sum has $100^D$ cells.
 #
-# ## A model fitted by noise contrast
+# ## A model fitted by noise-contrastive estimation (NCE)
 #
 # The trick of Gutmann and Hyvarinen (2012): draw noise from a density $q$ that is known,
 # and train a classifier that tells data from noise, whose logit is

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Maximum entropy generators on digits
 #
-# The first tutorial trained an energy without chains, by noise contrast. That needs noise
+# The first tutorial trained an energy without chains, by NCE. That needs noise
 # that resembles the data, which nobody has for images. A maximum entropy generator (MEG;
 # Kumar et al. 2019) trains a network that makes the negatives instead. This tutorial
 # trains one on scikit-learn's 1797 handwritten digits of 8 by 8 pixels, takes its entropy
@@ -76,7 +76,7 @@ def show(**panels):
 # and is the better at it the more the images tell of their latents. (The paper has the
 # Jensen-Shannon bound in its place, `megjax.jensen_shannon`; megjax trains images with
 # this one because it does not saturate.) The penalty on the score at data,
-# $\lambda\lVert\nabla_x E\rVert^2$, keeps the energy smooth, without which the game does
+# $\lambda\lVert\nabla_x E\rVert^2$, keeps the energy smooth, without which training does
 # not settle.
 #
 # `megjax.train` trains a config by name. "digits" is the demo; 2500 iterations in the
@@ -167,7 +167,7 @@ print(
 # the entropy makes no difference that one run each could tell from chance. That is what
 # this project finds on MNIST, where three seeds each do not tell the two apart; on stacked
 # MNIST the entropy pays (page Images of the results). The term is what makes the
-# generator's loss a divergence from $e^{-E}/Z$; but in the game the energy moves, too.
+# generator's loss a divergence from $e^{-E}/Z$; but during training the energy moves, too.
 # It rises wherever samples crowd and pushes them apart, so that a generator without an
 # entropy does not stay collapsed. Against an energy that is held fixed it would: all
 # samples would end in its minimum (second exercise).

@@ -386,7 +386,7 @@ for panel, (name, kernel) in zip(axes, kernels.items()):
     axes[2].hist(x2.ravel(), np.linspace(-4, 10, 60), label=name, **style)
     print(
         f"{name}: acceptance {float(one.sample_stats['acceptance_rate'].mean()):.2f}, "
-        f"effective draws of 8000: {megjax.effective_sample_size(x2):.0f}, "
+        f"effective sample size of 8000 draws: {megjax.effective_sample_size(x2):.0f}, "
         f"mean of x2 {x2.mean():.3f} (exact 1)"
     )
 axes[0].set_ylabel("x2")

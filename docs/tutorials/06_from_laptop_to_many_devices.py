@@ -7,7 +7,7 @@
 # 1. what it means to split a batch over devices, and what the devices have to tell each other;
 # 2. the same training on one and on eight devices: same numbers?
 # 3. when memory is short: gradients of parts of a batch, and arithmetic in bfloat16;
-# 4. a run that is stopped and goes on, to the bit;
+# 4. a run that is stopped and resumes, bitwise identically;
 # 5. what several machines and a TPU slice need (told, not run);
 # 6. reading a run elsewhere.
 #
@@ -98,7 +98,7 @@ print("largest difference to one device:", np.abs(gradient(theta, x) - on_one).m
 
 # %% [markdown]
 # One `all-reduce`, of three numbers: each device sends its gradient and receives the sum. The results agree to rounding and not
-# always to the bit, since eight partial sums are added in another order than one long sum.
+# always bitwise, since eight partial sums are added in another order than one long sum.
 #
 # ## The same training on one and on eight devices
 #
@@ -170,8 +170,8 @@ print(f"largest difference {np.abs(energies_1 - energies_8).max():.1e}")
 
 # %% [markdown]
 # The first step agrees to all digits that are printed. Then the rounding of the sums, in the seventh digit, grows from step to
-# step, as small differences do in any game of several networks: after 60 steps the energies still differ by far less
-# than they vary from image to image. The same run up to rounding, then, and not to the bit. Nothing in
+# step, as small differences do in any joint training of several networks: after 60 steps the energies still differ by far less
+# than they vary from image to image. The same run up to rounding, then, and not bitwise. Nothing in
 # `megjax.learners` mentions devices but for one thing: noise that is drawn at the size of the batch is split along `data`, lest every
 # device draw and process all of it.
 #
@@ -263,7 +263,7 @@ plt.show()
 # A small update to a parameter of 1 would be lost in bfloat16: 1 + 0.001 is 1. As arithmetic inside the networks it changes the
 # curve little. One and eight devices lie on top of each other, as far as the eye can tell. (The CPU has no fast units for bfloat16; here it saves no time.)
 #
-# ## Stopped, and resumed to the bit
+# ## Stopped, and resumed bitwise identically
 #
 # Runs get killed: by a scheduler, a preempted machine, a closed laptop. From here on we use the command line, in processes of
 # its own, as a cluster would: `megjax train --config=rbm_digits --workdir=...` trains a restricted Boltzmann machine on the digits, with
