@@ -51,7 +51,9 @@ LEAST_DRAWS, STEPS_PER_CALL = 100, 50
 """Of each chain, in a measure of NUTS; the proposal's, whose steps are cheap, has four
 times as many."""
 
-ITERATIONS_PER_CALL = 50
+ITERATIONS_PER_CALL, CALLS_PER_MEASURE = 50, 4
+"""The first at most; fewer where a measure would be due after less than so many calls."""
+
 WARMUP = 100
 """Iterations in which the learning rate rises."""
 
@@ -285,10 +287,12 @@ class _Trial(NamedTuple):
             nuts=jnp.float32(effective(positions) / (2 * seconds)),
         )
         parameters = parameters._replace(speeds=speeds)
+        # Of NUTS with too few effective draws to tell: as fast as it may be all the same.
+        unknown = NOISE * RESOLVED * len(positions) / (2 * seconds)
         if self.spec.path and os.path.exists(self.spec.path):
             found = [self.speed(2, parameters, states)]
             parameters, found = self.settled(parameters, states, found)
-            return self.chosen(parameters, found, 0.0), states
+            return self.chosen(parameters, found, 0.0, unknown), states
         budget = self.spec.budget or draws_seconds / 2
         if self.spec.budget is None and budget < LEAST_SECONDS:
             return parameters, states
@@ -300,7 +304,7 @@ class _Trial(NamedTuple):
             save(self.spec.path, variables)
         seconds = time.monotonic() - begin
         parameters, found = self.settled(parameters, states, found)
-        return self.chosen(parameters, found, seconds), states
+        return self.chosen(parameters, found, seconds, unknown), states
 
     @property
     def num_steps(self) -> int:
@@ -337,15 +341,19 @@ class _Trial(NamedTuple):
         rows = np.linspace(0, len(positions) - 1, self.spec.buffer_size).astype(int)
         key_begin, key_train = jax.random.split(self.key_train)
         state = _begun(learner.spec, key_begin, jnp.asarray(positions[rows]))
-        speeds, iteration = [], 0
+        speeds, iteration, num, due = [], 0, 1, 1 / NUM_MEASURES
         with self.bar(seconds) as bar:
             while True:
-                share = (time.monotonic() - begin) / seconds
+                start = time.monotonic()
+                share = (start - begin) / seconds
                 bar.update(min(share, 1.0) * seconds - bar.n)
-                if share >= (len(speeds) + 1) / NUM_MEASURES:
+                if share >= due:
                     now = parameters._replace(variables=_variables(state))
                     index = 2 + len(speeds)
                     speeds.append(self.speed(index, now, states))
+                    # Where measures take long, there is one more, at the end.
+                    slow = time.monotonic() - start > seconds / NUM_MEASURES
+                    due = 1.0 if slow else (len(speeds) + 1) / NUM_MEASURES
                     bar.set_postfix_str(f"{speeds[-1]:.3g} ESS per second")
                     # Compiling may have taken all of the time.
                     if share >= 1 or self.is_enough(parameters.speeds, speeds, seconds):
@@ -354,10 +362,11 @@ class _Trial(NamedTuple):
                 rate = self.spec.learning_rate * _rate(share, iteration)
                 state = _advanced(
                     *(learner.step, key_train, _with_rate(state, rate)),
-                    *(iteration, self.spec.batch_size),
+                    *(iteration, num, self.spec.batch_size),
                 )
                 jax.block_until_ready(state)
-                iteration += ITERATIONS_PER_CALL
+                iteration += num
+                num = _next_length(num, (time.monotonic() - start) / seconds)
         return _variables(state), speeds
 
     def settled(self, parameters, states, found):
@@ -404,14 +413,17 @@ class _Trial(NamedTuple):
         saved = float(speeds.draws_seconds) * (nuts / found[-2] - nuts / found[-1])
         return saved < seconds / NUM_MEASURES
 
-    def chosen(self, parameters, found, training_seconds) -> Parameters:
-        """The parameters with the faster kernel, and what was measured."""
+    def chosen(self, parameters, found, training_seconds, unknown) -> Parameters:
+        """The parameters with the faster kernel, and what was measured.
+
+        unknown: speed of NUTS where the measure was too short to tell it.
+        """
         padded = np.full(NUM_MEASURES, np.nan, np.float32)
         padded[-len(found) :] = found
         speeds = parameters.speeds._replace(
             training_seconds=jnp.float32(training_seconds), learned=jnp.asarray(padded)
         )
-        faster = bool(found[-1] > float(speeds.nuts))
+        faster = bool(found[-1] > (float(speeds.nuts) or unknown))
         return parameters._replace(use_proposal=jnp.bool_(faster), speeds=speeds)
 
     def bar(self, seconds):
@@ -459,8 +471,11 @@ def report(parameters: Parameters, found: Any) -> tuple[dict[str, Any], list[str
             "train for; give a budget to train all the same"
         )
     else:
+        nuts = "has not mixed in the time of a measure"
+        if speeds.nuts:
+            nuts = f"makes {speeds.nuts:.3g} ESS per second"
         cause = (
-            f"it makes {speeds.nuts:.3g} ESS per second, the proposal "
+            f"it {nuts}, the proposal "
             f"{speeds.learned[-1]:.3g} after {attributes['training_seconds']:.0f} s of "
             "training"
         )
@@ -570,6 +585,13 @@ def _typed(tree):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), tree)
 
 
+def _next_length(num: int, share: float) -> int:
+    """Iterations of the next call, after one of `num` that took a share of the time."""
+    if share < 1 / (2 * CALLS_PER_MEASURE * NUM_MEASURES):
+        return min(2 * num, ITERATIONS_PER_CALL)
+    return num if share < 1 / (CALLS_PER_MEASURE * NUM_MEASURES) else max(num // 2, 1)
+
+
 def _rate(share: float, iteration: int) -> float:
     """The learning rate after a share of the time, by its highest."""
     rise = min(1.0, (iteration + ITERATIONS_PER_CALL) / WARMUP)
@@ -583,9 +605,9 @@ def _with_rate(state, rate):
     return state.replace(proposal=state.proposal.replace(optimizer=optimizer))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
-def _advanced(step, key, state, first, batch_size):
-    """The state after more iterations."""
+@functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+def _advanced(step, key, state, first, num, batch_size):
+    """The state after `num` more iterations."""
     x = jnp.zeros((1, batch_size, *state.positions.shape[1:]), state.positions.dtype)
 
     def one(i, state):
@@ -593,4 +615,4 @@ def _advanced(step, key, state, first, batch_size):
         # Under JAX_ENABLE_X64 some would be of 64 bits.
         return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state)
 
-    return jax.lax.fori_loop(0, ITERATIONS_PER_CALL, one, state)
+    return jax.lax.fori_loop(0, num, one, state)

@@ -134,6 +134,43 @@ def test_a_budget_that_compiling_takes_whole(clock, calls):
     assert not calls and len(draws.attrs["learned_ess_per_second"]) == 1
 
 
+def test_calls_are_short_where_iterations_are_slow():
+    """A call of fifty would otherwise take many times the budget."""
+    share = 1 / (learned.CALLS_PER_MEASURE * learned.NUM_MEASURES)
+    lengths = [1]
+    for each in (1.0, 0.4 * share, 0.4 * share, 0.7 * share, 1.1 * share, 0.9 * share):
+        lengths.append(learned._next_length(lengths[-1], each))
+    assert lengths == [1, 1, 2, 4, 4, 2, 2]
+    assert learned._next_length(40, 0.0) == learned.ITERATIONS_PER_CALL
+
+
+def test_slow_measures_are_two(clock, calls, monkeypatch):
+    """One by which to give up, and that of the end."""
+    real = learned._Trial.speed
+
+    def slow(self, *args):
+        for _ in range(int(SMALL.budget / 4)):
+            learned.time.monotonic()
+        return real(self, *args)
+
+    monkeypatch.setattr(learned._Trial, "speed", slow)
+    draws, _ = drawn()
+    assert len(draws.attrs["learned_ess_per_second"]) == 2
+
+
+def test_nuts_that_cannot_be_told_may_be_as_fast_as_that():
+    """A proposal that just mixes is no better than NUTS that just does not."""
+    trial = learned._Trial(SMALL, *(None,) * 4)
+    nan = np.full(learned.NUM_MEASURES, np.nan)
+    speeds = learned.Speeds(1.0, np.nan, 0.0, nan)
+    parameters = learned.Parameters(False, None, None, speeds)
+    for speed, is_faster in ((9.0, False), (11.0, True)):
+        found = trial.chosen(parameters, [speed], 1.0, 10.0)
+        assert bool(found.use_proposal) is is_faster
+    _, words = learned.report(trial.chosen(parameters, [9.0], 1.0, 10.0), None)
+    assert "it has not mixed in the time of a measure, the proposal 9" in words[0]
+
+
 def test_few_draws_are_not_trained_for(clock, calls):
     """Where half of NUTS's time is too little; a budget asks for it all the same."""
     clock["nuts"] = learned.LEAST_SECONDS / 1000
