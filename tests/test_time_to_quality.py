@@ -22,7 +22,7 @@ import json, pathlib, sys
 import numpy as np
 path = pathlib.Path(sys.argv[1])
 settings = json.loads((path / "settings.json").read_text())
-assert settings["learning_rate"] == 0.004 and settings["num_steps"] == 3
+assert settings["learning_rate"] == 0.032 and settings["num_steps"] == 3
 assert np.load(path / "pixels.npy").dtype == np.uint8
 assert "generator/norm_0/var" in np.load(path / "weights.npz")
 for line in sys.stdin:
