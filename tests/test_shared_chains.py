@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawing")
     arguments = ["-m", "tests.drawing", free_address(), "2"]
     runs = [started([*arguments, str(i), str(folder)], num_devices=4) for i in range(2)]
-    for status, text in ended(runs, timeout=240):
+    for status, text in ended(runs, timeout=900):
         assert status == 0, text
     return folder
 
@@ -110,7 +110,7 @@ def struck(directory, out, process, number):
         assert [one.poll() for one in runs] == [None, None], ended(runs)
         time.sleep(0.01)
     runs[process].send_signal(number)
-    return ended(runs, timeout=240)
+    return ended(runs, timeout=900)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_chains_of_two_processes_survive_a_death_and_a_signal(tmp_path, monkeypa
         assert "SIGTERM: saved at step " in text
         assert "the same command goes on" in text
     for one in (out, tmp_path / "whole"):
-        for status, text in ended(pair(tmp_path, *LONG, f"--out={one}"), timeout=240):
+        for status, text in ended(pair(tmp_path, *LONG, f"--out={one}"), timeout=900):
             assert status == 0, text
     assert files(out) == files(tmp_path / "whole")
     assert len(list((out / "chunks").glob("*.npz"))) == 22
@@ -143,7 +143,7 @@ def test_mistakes_and_failures_of_one_end_both(tmp_path):
         (([], [f"--out={tmp_path / 'other'}"]), "samples.npz"),
     ):
         runs = pair(tmp_path, *short, differing=differing)
-        for status, text in ended(runs, timeout=240):
+        for status, text in ended(runs, timeout=900):
             assert status == 1, text
             lines = [line for line in text.splitlines() if line.startswith("error: ")]
             assert len(lines) == 1, text
