@@ -354,7 +354,8 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
     with metric_writer.opened(run.workdir, start.step, settings.num_steps) as writer:
         if returns:
             writer.write(start.step, {"returns": returns})
-        if _is_unevaluated(run, start.step):
+        # Other processes may not see the directory.
+        if distributed.is_main() and _is_unevaluated(run, start.step):
             evaluate(built, settings.seed, state, start.step, writer)
         for step, num, call in calls(run.config, built, start.step, returns):
             state, found = call(state)
@@ -407,7 +408,7 @@ def _is_unevaluated(run: Run, step: int) -> bool:
     found = [
         name.partition("/")[0]
         for line in metric_writer.read(run.workdir)
-        if line["step"] == step
+        if line.get("step") == step
         for name in line
     ]
     return not set(found) & set(run.built.evaluations)
