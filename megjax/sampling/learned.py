@@ -328,7 +328,10 @@ class _Trial(NamedTuple):
         """ESS per second of the proposal, or of NUTS; 0 where there is none."""
         parameters = parameters._replace(use_proposal=jnp.bool_(use_proposal))
         seconds, draws = self.drawn(index, parameters, states, 4 * self.num_steps)
-        return effective(draws.observations["position"]) / seconds
+        # Its steps are cheap: a call of as many draws is not to have fewer effective
+        # ones than NUTS could just be told to have.
+        least = 4 * RESOLVED if use_proposal else RESOLVED
+        return effective(draws.observations["position"], least) / seconds
 
     def trained(self, parameters, states, positions, seconds):
         """(variables, speeds on the way) of a proposal after seconds of training.
@@ -437,18 +440,18 @@ class _Trial(NamedTuple):
         )
 
 
-def effective(x: np.ndarray) -> float:
+def effective(x: np.ndarray, least: float = RESOLVED) -> float:
     """Effective sample size of [chains, draws, dim]: the least of all means and variances.
 
-    0 where there are so few that chains may not have mixed: then one a chain is found,
-    however slow they are; and where a chain stood still for too long.
+    0 where there are fewer than `least` a chain, so few that chains may not have mixed:
+    then one a chain is found, however slow they are; and where a chain was stuck.
     """
     if mcmc.longest_rejection_run(x) > LONGEST_STILL * x.shape[1]:
         return 0.0
     x = np.asarray(x, np.float64)[..., :MAX_MEASURED]
     both = np.concatenate([x, (x - x.mean((0, 1))) ** 2], axis=2)
     found = np.min(mcmc.efficiencies(both)) * x.shape[0] * x.shape[1]
-    return float(found) if found > RESOLVED * len(x) else 0.0
+    return float(found) if found > least * len(x) else 0.0
 
 
 def report(parameters: Parameters, found: Any) -> tuple[dict[str, Any], list[str]]:

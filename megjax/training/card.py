@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from megjax.learners import density_ratio
 from megjax.training import experiment, loop, metric_writer, weights
 
 
@@ -19,6 +20,7 @@ def markdown(run: loop.Restored, file: str, metrics: dict[str, float]) -> str:
     file: of the weights. metrics: name -> value, as `last_metrics` reads them.
     """
     learner, values = run.learner, experiment.plain_values(run.config)
+    has_ratio = learner.log_ratio and density_ratio.is_fitted(run.state)
     lines = [
         "---\nlibrary_name: megjax\ntags: [energy-based-model, jax]\n---",
         f"# {run.name}",
@@ -26,7 +28,7 @@ def markdown(run: loop.Restored, file: str, metrics: dict[str, float]) -> str:
         *_commands(run, values),
         f'```python\nimport megjax\n\nmodel = megjax.load_weights("{file}")\n```',
         "## Uses and limits",
-        "\n".join(f"- {line}" for line in _uses(learner, _is_density(run))),
+        "\n".join(f"- {line}" for line in _uses(learner, _is_density(run), has_ratio)),
     ]
     if metrics:
         rows = [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items())]
@@ -102,7 +104,7 @@ def _is_density(run: loop.Restored) -> bool:
     return not np.isnan(jax.jit(run.learner.log_partition)(run.state))
 
 
-def _uses(learner, is_density) -> Iterator[str]:
+def _uses(learner, is_density, has_ratio) -> Iterator[str]:
     """What a model can do, and what it must not be taken for."""
     yield "`model.energy(x)` is low where examples are likely."
     if is_density:
@@ -114,7 +116,7 @@ def _uses(learner, is_density) -> Iterator[str]:
         yield "`model.sample(key, num)` runs Markov chains in its latent space."
     else:
         yield "`model.generate(key, num)` and `model.sample` run Markov chains."
-    if learner.log_ratio:
+    if has_ratio:
         yield (
             "`model.log_ratio(x)` is log p_data - log p_G as fitted on the training "
             "set, which the chains correct the generator by."

@@ -339,6 +339,7 @@ def test_effective_draws():
     # The mean of these is found at once, and their spread is not.
     signs[:, 1::2, 0] = -signs[:, ::2, 0]
     assert learned.effective(signs) < 5500
+    assert learned.effective(slow, least=300) == 0.0
     still = x[:, :1] + 1e-3 * np.cumsum(x, axis=1)
     assert learned.effective(still) == 0.0
 
