@@ -185,6 +185,9 @@ def check_acceptance(value: float) -> None:
         )
 
 
+NUM_TUNED = 16
+"""Chains whose burn-in gives the step size, where the others need none."""
+
 WEIGHT = (
     *("entropy_weight", "entropy_weight_floor", "entropy_weight_ceiling"),
     "entropy_weight_rate",
@@ -234,10 +237,18 @@ def init(spec: Spec, key: Key, x: Array) -> State:
 
 
 def begun(spec: Spec, key: Key, positions: Array) -> State:
-    """As `init`, with chains that begin at draws [M, dim] of the target."""
-    key_params, key_chains = jax.random.split(key)
-    chains = preconditioned(spec, key_chains, positions)
-    return fresh(spec, key_params, positions.shape[1:], *chains)
+    """As `init`, with chains that begin at draws [M, dim] of the target.
+
+    A few of them burn in, for the step size, and the others stay where they are: the
+    burn-in of all could take longer than the training.
+    """
+    key_params, key_rows, key_chains = jax.random.split(key, 3)
+    factor = preconditioner.covariance_factor(positions)
+    few = jax.random.permutation(key_rows, positions)[:NUM_TUNED]
+    _, step_size = langevin(spec, key_chains, few, factor)
+    window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
+    shape = positions.shape[1:]
+    return fresh(spec, key_params, shape, positions, step_size, window)
 
 
 def fresh(
@@ -290,7 +301,7 @@ def langevin(
     """
     kernel_fn = partial(mala.mala, spec.log_density_fn, factor=factor)
     states, tuner = adaptation.warm_up(
-        jax.random.split(key, spec.buffer_size),
+        jax.random.split(key, len(starts)),
         lambda step_size: kernel_fn(step_size=step_size),
         jax.vmap(kernel_fn(step_size=1.0).init)(starts),
         adaptation.tuner(0.01),

@@ -267,6 +267,28 @@ def test_a_buffer_burns_in_and_moves_the_rows_of_a_batch():
     assert np.isin(starts[:, 0], after.positions[:, 0]).all()
 
 
+def test_draws_of_the_target_burn_in_for_the_step_size_alone():
+    """All chains stay where they are, and few densities are evaluated."""
+    covariance = np.array([[1.0, 9.5], [9.5, 100.0]])
+    draws = np.random.default_rng(0).multivariate_normal([3, -20], covariance, 400)
+    target, evaluations = targets.gaussian("", covariance), []
+
+    def log_density(x):
+        jax.debug.callback(evaluations.append, x)
+        return target.log_density(x - jnp.array([3.0, -20.0]))
+
+    spec = specification(buffer_size=400, burn_in=50)
+    spec = spec._replace(log_density_fn=log_density)
+    state = proposal.begun(spec, jax.random.key(0), jnp.float32(draws))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(state.positions, np.float32(draws))
+    assert len(evaluations) <= 51 * proposal.NUM_TUNED
+    factor = state.proposal.variables["preconditioner"]["factor"]
+    np.testing.assert_allclose(factor @ factor.T, np.cov(draws.T), rtol=1e-3)
+    # MALA of a standard normal in two dimensions accepts .574 at about two deviations.
+    assert 0.7 < np.exp(state.proposal.params["log_scale"]) < 3
+
+
 @pytest.mark.slow
 def test_warmup_windows_precondition_a_proposal_by_the_chains():
     """A target of correlation 0.98 and deviations 0.1 and 10, far from its starts."""
