@@ -180,7 +180,7 @@ def _convolution_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if min(geometry.reduced) > _DOT_SIDE:
         return _plain(x, kernel, geometry.stride, [(geometry.padding,) * 2] * 2)
     if not _is_wide(kernel.shape):
-        x, geometry = _padded(x, geometry)
+        return _convolution_by_blocks(x, kernel, geometry)
     total = 0
     for row, column in _groups(geometry):
         taps = _taps(kernel, row, column).reshape(-1, kernel.shape[3])
@@ -193,11 +193,31 @@ def _is_wide(kernel_shape: tuple[int, ...]) -> bool:
     return kernel_shape[2] * kernel_shape[3] >= _WIDE
 
 
-def _padded(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
-    """Padding as part of the image: all taps then have the same outputs."""
-    pads = [(geometry.padding, geometry.padding)] * 2
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    return x, geometry._replace(padding=0, size=x.shape[1:3])
+def _convolution_by_blocks(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """One dot of columns and taps, which multiplies padding too.
+
+    The image is cut into blocks of stride x stride pixels, of which the convolution has
+    a stride of 1. That takes a slice for each block of taps, not for each tap; XLA
+    compiles every slice as a kernel of its own, and these were a third of the time that
+    the training step of `mnist_small` took to compile.
+    """
+    stride, padding, num = geometry.stride, geometry.padding, len(x)
+    (height, width), taps = geometry.reduced, range(0, geometry.kernel, stride)
+    grid = [side + len(taps) - 1 for side in geometry.reduced]
+    ends = [stride * n - size - padding for n, size in zip(grid, geometry.size)]
+    # Pixels that no tap sees are cut off.
+    pads = [(0, 0, 0), (padding, ends[0], 0), (padding, ends[1], 0), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    x = x.reshape(num, grid[0], stride, grid[1], stride, -1).transpose(0, 1, 3, 2, 4, 5)
+    seen, used = [], []
+    for (i, row), (j, column) in itertools.product(enumerate(taps), repeat=2):
+        block = kernel[row : row + stride, column : column + stride]
+        # Of a kernel whose side is no multiple of the stride, the last are smaller.
+        rows, columns, _, features = block.shape
+        part = x[:, i : i + height, j : j + width, :rows, :columns]
+        seen.append(part.reshape(num, height, width, -1))
+        used.append(block.reshape(-1, features))
+    return _dot(jnp.concatenate(seen, axis=3), jnp.concatenate(used), ((3,), (0,)))
 
 
 def _transposed_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:

@@ -185,6 +185,27 @@ def test_bfloat16_in_and_out():
     assert all(g.dtype == jnp.bfloat16 for g in vjp(half[2]))
 
 
+@pytest.mark.parametrize(
+    "size, kernel, stride, padding",
+    [
+        ((7, 7), 5, 2, 2),
+        ((2, 8), 5, 2, 2),
+        ((8, 4), 4, 2, 1),
+        ((4, 5), 3, 1, 1),
+        ((6, 6), 3, 2, 0),  # No tap sees the last row and column.
+        ((9, 7), 4, 3, 0),
+        ((5, 5), 2, 3, 1),
+    ],
+)
+def test_convolution_by_blocks(size, kernel, stride, padding):
+    geometry = convolution.Geometry(kernel, stride, padding, size)
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(2, *size, 3)))
+    kernel = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
+    ours = convolution._convolution_by_blocks(x, kernel, geometry)
+    assert_close(ours, plain(x, kernel, stride=stride, padding=padding))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [2, 4, 8])
 def test_few_channels_multiply_padding_to_the_same_end(side, monkeypatch):
