@@ -243,10 +243,9 @@ def begun(spec: Spec, key: Key, positions: Array) -> State:
     burn-in of all could take longer than the training.
     """
     key_params, key_rows, key_chains = jax.random.split(key, 3)
-    factor = preconditioner.covariance_factor(positions)
+    window = whitening(positions)
     few = jax.random.permutation(key_rows, positions)[:NUM_TUNED]
-    _, step_size = langevin(spec, key_chains, few, factor)
-    window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
+    _, step_size = langevin(spec, key_chains, few, window.factor)
     shape = positions.shape[1:]
     return fresh(spec, key_params, shape, positions, step_size, window)
 
@@ -287,9 +286,14 @@ def preconditioned(
     spec: Spec, key: Key, positions: Array
 ) -> tuple[Array, Array, neural.Preconditioner]:
     """As of `burnt_in`, from chains [M, dim] that have the covariance of the target."""
+    window = whitening(positions)
+    return *langevin(spec, key, positions, window.factor), window
+
+
+def whitening(positions: Array) -> neural.Preconditioner:
+    """The affine map that gives draws [M, dim] mean 0 and covariance I."""
     factor = preconditioner.covariance_factor(positions)
-    window = neural.Preconditioner(jnp.mean(positions, axis=0), factor)
-    return *langevin(spec, key, positions, factor), window
+    return neural.Preconditioner(jnp.mean(positions, axis=0), factor)
 
 
 def langevin(

@@ -22,9 +22,9 @@ ADAM = {
 player's updates, and fall to 0 along a cosine."""
 
 
-QUICK = {"xla_backend_optimization_level": "1"}
-"""Compiles an iteration of `mnist_small` in four fifths of the time. Convolutions and
-products are library calls, and iterations take as long as at the default of 3."""
+SHORT_COMPILATION = {"xla_backend_optimization_level": "1"}
+"""An iteration of `mnist_small` compiles in four fifths of the time. Convolutions and
+products are library calls, and iterations take as long as at the default level, 3."""
 
 
 def paper_variant(argument, default):
@@ -45,7 +45,7 @@ def config() -> ml_collections.ConfigDict:
     config.batch_size = 64
     config.dtype = "float32"
     config.train = experiment.TRAIN | {
-        "compiler_options_cpu": compiler_options("dot", "reduce") | QUICK
+        "compiler_options_cpu": compiler_options("dot", "reduce") | SHORT_COMPILATION
     }
     return config
 
