@@ -6,8 +6,8 @@ python sample.py --workdir=runs/digits --kernel=neural --proposal=runs/proposal_
 python evaluate.py --workdir=runs/proposal_latent
 
 Measured on the digits of the demo: two minutes of CPU time for training and
-comparison. The effective sample size of the energy per 1000 gradients is .83 for the
-learned proposal, .81 for HMC and .77 for MALA. See docs/results/proposals.md.
+comparison. The effective sample size of the energy per 1000 gradients is .80 for the
+learned proposal, .79 for HMC and .78 for MALA. See docs/results/proposals.md.
 """
 
 from megjax.recipes import proposal

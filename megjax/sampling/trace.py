@@ -177,7 +177,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         text = [
             *recorded,
             f"beta          {_number(report['inverse_temperature'])}",
-            f"step size     {_number(report['step_size'])}",
+            # A learned proposal has none: it sets the scale of every coordinate.
+            f"step size     {_number(report['step_size'], 'learned')}",
             f"acceptance    {acceptance}, lowest chain {lowest}",
             f"energy        {change} in {report['steps']} steps",
             f"rms           {report['rms_before']:.3f} -> {report['rms_after']:.3f}",
@@ -187,8 +188,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     return about + text + [f"warning: {line}" for line in report["warnings"]]
 
 
-def _number(value):
-    return "undefined" if value is None else format(value, ".4g")
+def _number(value, otherwise="undefined"):
+    return otherwise if value is None else format(value, ".4g")
 
 
 def _is_json(value):
