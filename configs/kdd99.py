@@ -4,9 +4,8 @@ python train.py --config=configs/kdd99.py
 python train.py --config=configs/kdd99.py:raw
 
 Measured: 4 minutes for 30 epochs on two idle cores, 12 to 16 on shared cores.
-`anomaly/score_norm_f1`, mean of the last ten evaluations: 0.942 to 0.950 for five seeds.
-Two of the seeds, run again on one core, have 0.933 and 0.938 (docs/results/anomalies.md).
-The energy itself ranks the anomalies below the data.
+`anomaly/score_norm_f1`, mean of the last ten evaluations: 0.929 to 0.946 for five seeds
+on one core, 0.942 to 0.950 on two (docs/results/anomalies.md).
 """
 
 from megjax.recipes import anomalies, base, meg
