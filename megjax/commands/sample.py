@@ -203,6 +203,7 @@ def main() -> int:
             labels_fn,
             shared=True,
             draws=KEEP_DRAWS.value,
+            replaces=True,
             interrupted=interrupted,
         ) as kept,
     ):

@@ -38,6 +38,15 @@ class Bijector(NamedTuple):
 IDENTITY = Bijector(lambda u: u, lambda x: x, lambda u: jnp.zeros((), u.dtype))
 
 
+def affine(mean: Array, scale: Array) -> Bijector:
+    """x = mean + scale u of vectors [D], for chains that move in units of their own."""
+    return Bijector(
+        lambda u: mean + scale * u,
+        lambda x: (x - mean) / scale,
+        lambda u: jnp.sum(jnp.log(jnp.abs(scale))) + jnp.zeros((), u.dtype),
+    )
+
+
 def positive(shape: str = "exp") -> Bijector:
     """Positions above 0: x = exp(u), or log(1 + exp(u)) with shape="softplus".
 
@@ -70,19 +79,43 @@ def _positive(shape: str) -> Bijector:
 def interval(low: float, high: float) -> Bijector:
     """Positions strictly between two bounds: x = low + (high - low) sigmoid(u).
 
-    Raises ValueError unless low < high, both finite.
+    One of them may be infinite: low + exp(u), or high - exp(u). Raises ValueError unless
+    low < high, one at least finite.
 
     >>> import jax.numpy as jnp
     >>> from megjax import interval
     >>> rate = interval(0.0, 1.0)
     >>> float(rate.forward(jnp.zeros(()))), round(float(rate.inverse(jnp.array(0.5))), 6)
     (0.5, 0.0)
+    >>> float(interval(-jnp.inf, 2.0).forward(jnp.zeros(())))
+    1.0
     """
     for name, end in (("low", low), ("high", high)):
         checks.number(name, end)
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(f"low={low}, high={high}: want finite numbers, low < high.")
+    if not low < high or math.isinf(low) and math.isinf(high):
+        raise ValueError(
+            f"low={low}, high={high}: want numbers, low < high, not both infinite."
+        )
+    if math.isinf(low) or math.isinf(high):
+        return _half_line(*((low, 1) if math.isinf(high) else (high, -1)))
     return _interval(float(low), float(high))
+
+
+@functools.cache
+def _half_line(end: float, sign: int) -> Bijector:
+    """x = end + sign exp(u)."""
+
+    def forward(u):
+        x = end + sign * jnp.exp(u)
+        # As in `_interval`.
+        first = jnp.asarray(end, x.dtype)
+        tiny = sign * jnp.finfo(x.dtype).tiny
+        first = jnp.where(
+            first == 0, tiny, jnp.nextafter(first, first + sign * jnp.inf)
+        )
+        return jnp.maximum(x, first) if sign > 0 else jnp.minimum(x, first)
+
+    return Bijector(forward, lambda x: jnp.log(sign * (x - end)), jnp.sum)
 
 
 @functools.cache

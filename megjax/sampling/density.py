@@ -130,7 +130,8 @@ def sample(
     `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
     1.01 and small effective samples. A second call with the same function (not one of
     the same text) and shapes compiles nothing, unless data that the function reads has
-    changed: every call traces it once to see that. Raises ValueError at arguments out
+    changed: every call traces it once to see that; a kernel builder is not asked again,
+    so give what it depends on as arguments of a new one. Raises ValueError at arguments out
     of range, and where the density is not finite at the start.
 
     >>> import jax
@@ -650,7 +651,7 @@ def _mixing(arviz, posterior) -> list[str]:
     found, (r_hat, name), (ess, least) = [], max(r_hats), min(sizes)
     if r_hat > R_HAT:
         found.append(
-            f"R-hat of {name} is {r_hat:.3f}, above {R_HAT}: the chains have not mixed; "
+            f"R-hat of {name} is {r_hat:.5g}, above {R_HAT}: the chains have not mixed; "
             "raise num_warmup and num_samples, or use another kernel"
         )
     if ess < min(ENOUGH_DRAWS, DRAWS_PER_CHAIN * num_chains):

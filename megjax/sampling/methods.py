@@ -27,6 +27,7 @@ from megjax.samplers import (
     tempering,
     window_adaptation,
 )
+from megjax.samplers.kernel import Kernel
 from megjax.sampling import learned
 from megjax.types import Array, Key, LogDensityFn, PyTree
 
@@ -97,7 +98,38 @@ def warmed(method: Method, task: Task, parameters: PyTree) -> tuple[PyTree, PyTr
         *(method.kernel, task.log_density_fn, task.key, parameters, task.positions)
     )
     _check_gradients(states)
+    if method.form == "tree":
+        _check_density(method, task, parameters, states)
     return parameters, states
+
+
+def _check_density(method, task, parameters, states):
+    """ValueError where a kernel that is ready has states of another density.
+
+    Both are compared at the starts and beside them, up to a constant.
+    """
+    names = ("log_density", "logdensity")
+    name = next((name for name in names if hasattr(states, name)), None)
+    if name is None or isinstance(getattr(states, name), jax.core.Tracer):
+        return
+    beside = jax.tree.map(lambda x: x + 0.5, task.positions)
+    others = _states(method.kernel, task.log_density_fn, task.key, parameters, beside)
+    own = [getattr(states, name), getattr(others, name)]
+    given = [_log_densities(task.log_density_fn, x) for x in (task.positions, beside)]
+    differences = np.float64(own) - np.float64(given)
+    finite = differences[np.isfinite(differences)]
+    scale = 1 + np.max(np.abs(np.float64(given)), where=np.isfinite(given), initial=0)
+    if finite.size and np.ptp(finite) > 1e-3 * scale:
+        raise ValueError(
+            "kernel is ready for another density than log_density_fn (their difference "
+            f"varies by {np.ptp(finite):.3g} around init): give that density, or a "
+            "kernel builder."
+        )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_densities(log_density_fn, positions):
+    return jax.vmap(log_density_fn)(positions)
 
 
 def _check_gradients(states) -> None:
@@ -142,6 +174,7 @@ def find(kernel: Any) -> tuple[Method, PyTree]:
     ):
         return _ready(kernel), ()
     if callable(kernel):
+        _check_builder(kernel)
         return _built(kernel), ()
     raise ValueError(
         f"kernel is {errors.kind(kernel)}: give a name, a kernel builder, a Kernel, "
@@ -187,15 +220,59 @@ def _ready(algorithm) -> Method:
     return Method(kernel, takes_target=False, form="tree")
 
 
-@functools.lru_cache(maxsize=32)
-def _built(kernel_fn) -> Method:
-    """A builder: tuned where it takes a step size that is not given yet."""
+def _unwrapped(kernel_fn):
+    """(the function of a partial, the keywords that it is given)."""
     plain, given = kernel_fn, {}
     while isinstance(plain, functools.partial):
         given = plain.keywords | given
         plain = plain.func
-    if "step_size" in inspect.signature(plain).parameters and "step_size" not in given:
-        return _windowed(kernel_fn, TARGETS.get(plain, from_blackjax.TARGET_ACCEPTANCE))
+    return plain, given
+
+
+def _is_tuned(kernel_fn) -> bool:
+    plain, given = _unwrapped(kernel_fn)
+    return "step_size" in inspect.signature(plain).parameters and (
+        "step_size" not in given
+    )
+
+
+def _check_builder(kernel_fn):
+    """ValueError where a kernel builder cannot be called as one."""
+    plain, _ = _unwrapped(kernel_fn)
+    name = getattr(plain, "__name__", type(plain).__name__)
+    if hasattr(plain, "build_kernel"):
+        module = plain.build_kernel.__module__.rpartition(".")[2]
+        raise ValueError(
+            f"kernel is blackjax's {module} without its density: give "
+            f"blackjax.{module}(log_density_fn, ...), or lambda log_density_fn, *, "
+            f"step_size: blackjax.{module}(log_density_fn, step_size, ...)."
+        )
+    try:
+        given = {"step_size": 1.0} if _is_tuned(kernel_fn) else {}
+        inspect.signature(kernel_fn).bind(None, **given)
+        hash(kernel_fn)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"kernel {name} is no kernel builder ({error}): give (log_density_fn) -> "
+            "Kernel, with `*, step_size` where that is to be tuned; functools.partial "
+            "fills in other arguments."
+        ) from error
+
+
+@functools.lru_cache(maxsize=32)
+def _built(kernel_fn) -> Method:
+    """A builder: tuned where it takes a step size that is not given yet."""
+    if _is_tuned(kernel_fn):
+        plain, _ = _unwrapped(kernel_fn)
+        target_acceptance = TARGETS.get(plain, from_blackjax.TARGET_ACCEPTANCE)
+
+        def tuned(log_density_fn, *, step_size):
+            found = kernel_fn(log_density_fn, step_size=step_size)
+            # An algorithm of blackjax has infos that cannot be averaged.
+            step = from_blackjax.from_algorithm(found).step
+            return Kernel(found.init, step)
+
+        return _windowed(kernel_fn if plain in TARGETS else tuned, target_acceptance)
 
     def kernel(log_density_fn, parameters):
         del parameters

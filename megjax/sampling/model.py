@@ -248,7 +248,10 @@ def _check(learner, kernel_fn, settings):
         settings["num"], settings["steps"], settings["burn_in"], settings["thin"]
     )
     if settings["keep_draws"] and (space == "none" or not settings["steps"]):
-        raise ValueError("draws are those of chains: use space='latent' or 'data'.")
+        raise ValueError(
+            f"space={space!r}, steps={settings['steps']}: draws are those of chains: use "
+            "space='data', or 'latent' with a generator, and at least 1 step."
+        )
 
 
 def _check_target(learner, space, target, prior, resample):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -35,6 +36,7 @@ LONG = 10_000
 """Steps beyond which a run is saved on a signal and kept after its end."""
 
 SETTINGS_FILE, DRAFT_FILE, LOCK_FILE = "run.json", "draft.npz", "lock"
+OWN_NAME = re.compile(r"run\.json|(draft|\d{3}_(start|burn_in|\d{12,}_\d{12,}))\.npz")
 START, BURN_IN = -2, -1
 """Where the chunks of what was made before the chains start and of their burn-in
 begin; both end at 0."""
@@ -70,6 +72,8 @@ class TraceStore:
 
     labels: () -> what tells this run from others and its sampler cannot know.
     draws: whether the sampler shall put the positions into the chunks.
+    replaces: whether a finished run of other settings and at most `LONG` steps makes
+        room for this one, instead of refusing it.
     interrupted: () -> the number of a signal that asks to stop, or None.
     """
 
@@ -79,10 +83,11 @@ class TraceStore:
         labels: Callable[[], Mapping[str, Any]] = dict,
         *,
         draws: bool = False,
+        replaces: bool = False,
         interrupted: Callable[[], int | None] = lambda: None,
     ):
         self.directory, self.labels, self.draws = directory, labels, draws
-        self.interrupted = interrupted
+        self.replaces, self.interrupted = replaces, interrupted
         self.settings, self.progress = {}, None
         self.kept, self.locked, self.held = False, False, []
         self.saved = time.monotonic()
@@ -94,15 +99,15 @@ class TraceStore:
         settings: JSON values, among them steps and thin; total: steps of all groups,
         burn-in included. thin: to use where the settings have None and the run is
         new. Returns the thinning. Raises ValueError where the directory has a run of
-        other settings, naming them; only `steps` may differ, and grow. A short run
-        that was finished makes room.
+        other settings, naming them; only `steps` may differ, and grow.
         """
         self.show(total, shown=bool(self.directory))
         found = _found(self.directory)
         if found or self.draws:
             self._lock()
             found = _found(self.directory)
-        replaceable = found and found["finished"] and found["total"] <= LONG
+        replaceable = self.replaces and found and found["finished"]
+        replaceable = replaceable and found["total"] <= LONG
         if settings["thin"] is None:
             known = found and not replaceable
             settings = {
@@ -180,8 +185,10 @@ class TraceStore:
         if not self.kept:
             return
         if self.draws or self.progress.total > LONG:
-            for path in (self.directory / DRAFT_FILE, *self.directory.glob("*.tmp")):
-                path.unlink(missing_ok=True)
+            (self.directory / DRAFT_FILE).unlink(missing_ok=True)
+            for path in self.directory.glob("*.tmp"):
+                if OWN_NAME.match(path.name):
+                    path.unlink()
             self._record(finished=True)
         else:
             _empty(self.directory)
@@ -481,9 +488,13 @@ def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | Non
 
 
 def _empty(directory: pathlib.Path) -> None:
-    """Deletes a run, its settings last, so that a kill leaves no chunks of nobody."""
+    """Deletes a run, its settings last, so that a kill leaves no chunks of nobody.
+
+    Other files in the directory are its user's.
+    """
     for path in directory.glob("*.npz*"):
-        path.unlink()
+        if OWN_NAME.match(path.name):
+            path.unlink()
     (directory / SETTINGS_FILE).unlink(missing_ok=True)
 
 

@@ -17,7 +17,15 @@ import pytest
 from megjax.densities import logistic
 from megjax.learners import proposal
 from megjax.networks import proposal as networks
-from megjax.samplers import bijectors, hmc, mala, rwm, tempering, window_adaptation
+from megjax.samplers import (
+    bijectors,
+    gibbs,
+    hmc,
+    mala,
+    rwm,
+    tempering,
+    window_adaptation,
+)
 from megjax.sampling import density, methods
 from megjax.sampling.density import sample
 
@@ -107,6 +115,9 @@ KERNELS = {
     "Kernel": mala.mala(gaussian, step_size=0.2),
     "blackjax": blackjax.hmc(gaussian, 0.3, jnp.ones(2), 5),
     "blackjax with a key": blackjax.mclmc(gaussian, L=1.0, step_size=0.2),
+    "blackjax, tuned": lambda log_density_fn, *, step_size: blackjax.hmc(
+        log_density_fn, step_size, jnp.ones(2), 2
+    ),
 }
 
 
@@ -118,7 +129,7 @@ def trained_proposal():
     return learner, learner.init(jax.random.key(0), jnp.zeros((1, 2)))
 
 
-SLOW = ("mclmc", "tempering", "blackjax with a key", "builder")
+SLOW = ("mclmc", "tempering", "blackjax with a key", "builder", "blackjax, tuned")
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
     for name in [*KERNELS, "trained"]
@@ -344,6 +355,32 @@ def test_causes_are_looked_for_in_the_density_as_it_is_now():
         sample(log_density_fn, jnp.zeros((4, 1)), key=jax.random.key(0), **QUICK)
 
 
+@pytest.mark.parametrize("num_chains", [1, 4])
+def test_a_kernel_that_is_ready_has_the_density(num_chains):
+    init = jnp.zeros((num_chains, 2))
+    for other in (lambda x: 2.0 * gaussian(x), lambda x: gaussian(x + 1.0)):
+        kernel = mala.mala(other, step_size=0.2)
+        with pytest.raises(ValueError, match="ready for another density than log_den"):
+            plain(gaussian, init, kernel=kernel, num_samples=20)
+    raised = blackjax.hmc(lambda x: gaussian(x) + 7.0, 0.3, jnp.ones(2), 5)
+    plain(gaussian, init, kernel=raised, num_samples=20)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "says"),
+    [
+        (blackjax.nuts, r"blackjax's nuts without its density: give blackjax.nuts\("),
+        (functools.partial(blackjax.hmc, num_integration_steps=5), "blackjax's hmc w"),
+        (gibbs.gibbs, "gibbs is no kernel builder .*argument: 'params'"),
+        (functools.partial(hmc.hmc, size=1), "hmc is no kernel builder .*incorrect"),
+    ],
+)
+def test_what_is_no_kernel_builder(kernel, says):
+    with pytest.raises(ValueError, match=says) as error:
+        plain(gaussian, jnp.zeros((4, 2)), kernel=kernel)
+    assert "\n" not in str(error.value)
+
+
 class Interrupted(Exception):
     pass
 
@@ -411,6 +448,17 @@ def test_a_store_is_of_one_density_and_kernel(
         ValueError, match=rf"another run \((.*; )?{name}: .* there, giv"
     ):
         plain(**settings | {"num_samples": 120} | after)
+
+
+def test_a_run_that_was_finished_is_kept(tmp_path):
+    (tmp_path / "own.npz").touch()
+    settings = {**QUICK, "store": tmp_path}
+    draws = plain(gaussian, jnp.zeros((4, 2)), **settings)
+    with pytest.raises(ValueError, match="holds another run .*log_density: .* there"):
+        plain(lambda x: gaussian(x - 5), jnp.zeros((4, 2)), **settings)
+    again = plain(gaussian, jnp.zeros((4, 2)), **settings)
+    np.testing.assert_array_equal(draws.posterior["x"], again.posterior["x"])
+    assert (tmp_path / "own.npz").exists()
 
 
 def test_stores_of_an_earlier_version_are_told(tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ def test_landscape_is_the_normalised_density():
         ({"steps": 2**31}, r"steps=2147483648, burn_in=0: want fewer than 2\^31"),
         (
             {"space": "none", "store": store.TraceStore(draws=True)},
-            "draws are those of chains: use space='latent' or 'data'",
+            "draws are those of chains: use space='data', or 'latent'",
         ),
     ],
 )

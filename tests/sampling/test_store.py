@@ -12,12 +12,16 @@ from megjax.sampling import store
 SETTINGS = {"seed": 0, "steps": 20_000, "thin": 10, "burn_in": 0}
 
 
-def claimed(directory, labels=dict, *, draws=False, signals=None, **changes):
+def claimed(
+    directory, labels=dict, *, draws=False, replaces=False, signals=None, **changes
+):
     """A store that has taken settings, and its thinning, by default 1."""
     settings = SETTINGS | changes
     interrupted = (lambda: signals.pop(0) if signals else None) if signals else None
     options = {"interrupted": interrupted} if interrupted else {}
-    kept = store.TraceStore(directory, labels, draws=draws, **options)
+    kept = store.TraceStore(
+        directory, labels, draws=draws, replaces=replaces, **options
+    )
     return kept, kept.claim(settings, settings["steps"], 1)
 
 
@@ -129,15 +133,31 @@ def test_a_last_window_cut_short_is_walked_again_by_a_longer_walk(tmp_path):
     assert not (tmp_path / "000_000000000000_000000000105.npz").exists()
 
 
-def test_a_short_walk_that_was_finished_makes_room(tmp_path):
+def test_a_short_walk_that_was_finished_makes_room_where_it_may(tmp_path):
+    (tmp_path / "measured.npz").touch()
+    options = {"draws": True, "replaces": True, "thin": None}
     for seed in (0, 1):
-        kept, thin = claimed(tmp_path, draws=True, steps=100, seed=seed, thin=None)
+        kept, thin = claimed(tmp_path, **options, steps=100, seed=seed)
         assert thin == 1 and kept.chunk(0, 0) is None
         kept.add(chunk(0, 100))
         kept.finish()
         kept.stack.close()
     # Its thinning is no model for a long one.
-    assert claimed(tmp_path, draws=True, thin=None)[1] == 1
+    kept, thin = claimed(tmp_path, **options)
+    assert thin == 1 and kept.chunk(0, 0) is None
+    kept.stack.close()
+    assert (tmp_path / "measured.npz").exists()
+
+
+def test_a_finished_walk_is_kept_unless_it_may_be_replaced(tmp_path):
+    kept, _ = claimed(tmp_path, draws=True, steps=100)
+    kept.add(chunk(0, 100))
+    kept.finish()
+    kept.stack.close()
+    with pytest.raises(ValueError, match=r"another run \(seed: 0 there, given 1\)"):
+        claimed(tmp_path, draws=True, steps=100, seed=1)
+    kept, _ = claimed(tmp_path, draws=True, steps=100)
+    assert kept.chunk(0, 0).end == 100
 
 
 def test_chunks_of_another_walk_are_not_taken(tmp_path):
