@@ -39,7 +39,9 @@ def main() -> None:
     restored = loop.restore(
         workdir, SET.value, recipe=experiment.own_recipe(CONFIG.value)
     )
-    reports = evaluate.evaluate(restored, ONLY.value, out, seed=SEED.value)
+    reports = evaluate.evaluate(
+        restored, ONLY.value, out, seed=SEED.value, changed=SET.value
+    )
     if distributed.is_main():
         app.say(f"{workdir} at step {restored.step}; results in {out}/")
     for name, report in reports:

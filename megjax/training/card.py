@@ -54,7 +54,8 @@ def last_metrics(workdir: str | pathlib.Path, step: int) -> dict[str, float]:
     for line in metric_writer.read(workdir):
         if line.get("step") == step:
             found |= {name: value for name, value in line.items() if "/" in name}
-    return found
+    # A metric that is not defined is null there.
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _summary(run: loop.Restored, seed: int) -> str:

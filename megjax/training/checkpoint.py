@@ -58,11 +58,12 @@ REFUSED = (
 
 
 class Saved(NamedTuple):
-    """A state that was read back, on the host; returns: as given to `save`."""
+    """A state that was read back, on the host; returns, ended: as given to `save`."""
 
     step: int
     state: PyTree
     returns: int
+    ended: bool = False
 
 
 class Record(NamedTuple):
@@ -131,7 +132,12 @@ def opened(
 
 
 def save(
-    checkpoints: Checkpoints, step: int, state: PyTree, *, returns: int = 0
+    checkpoints: Checkpoints,
+    step: int,
+    state: PyTree,
+    *,
+    returns: int = 0,
+    ended: bool = False,
 ) -> None:
     """Writes the state of an iteration in the background.
 
@@ -141,7 +147,8 @@ def save(
     FloatingPointError, having written nothing, where the state is not finite: metrics
     show a bad update only one iteration later.
 
-    returns: how often the run went back to a checkpoint before.
+    returns: how often the run went back to a checkpoint before. ended: whether the state
+    is that of a run at its end, after `Learner.finish`.
     """
     host = jax.tree.map(np.array, jax.device_get(state))
     _check_finite(host, step)
@@ -150,7 +157,7 @@ def save(
     finished(checkpoints)
     leaves = digests(host)
     record = {"leaves": leaves, "returns": returns, "all": _combined(leaves, returns)}
-    record["orbax"] = ocp.__version__
+    record |= {"ended": ended, "orbax": ocp.__version__}
     with _writing(checkpoints.directory):
         for other in checkpoints.manager.all_steps():
             if other >= step:
@@ -185,15 +192,15 @@ def restore(
     reason than damage, for then the newest step is not to be passed over.
     """
     found = _newest(checkpoints, like, step) if checkpoints.manager else None
-    numbers = np.int64([found.step, found.returns] if found else [0, 0])
-    step, returns = map(int, distributed.broadcast(numbers))
+    numbers = [found.step, found.returns, found.ended] if found else [0, 0, 0]
+    step, returns, ended = map(int, distributed.broadcast(np.int64(numbers)))
     if not step:
         return None
     if found is None:
         found = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     else:
         found = found.state
-    return Saved(step, distributed.broadcast(found), returns)
+    return Saved(step, distributed.broadcast(found), returns, bool(ended))
 
 
 def _newest(checkpoints: Checkpoints, like: PyTree, only: int | None) -> Saved | None:
@@ -374,7 +381,7 @@ def _claimed(workdir: str | pathlib.Path) -> dict[str, Any]:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(
-            f"{path} is missing, so {workdir} is no run: name another with --workdir"
+            f"{path} is missing, so {workdir} is no run: name another directory (--workdir)"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({_line(error)}): restore it") from error
@@ -427,7 +434,7 @@ def difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
     """The fields that may not change and do, in words; None where there are none."""
     saved, given = _flat(saved), _flat(given)
     words = [
-        f"{name}: the run has {saved.get(name)!r}, given {given.get(name)!r}"
+        f"{name}: the run has {saved.get(name)!r:.80}, given {given.get(name)!r:.80}"
         for name in sorted(saved.keys() | given.keys())
         if name not in FREE
         and not name.startswith(FREE_GROUP)
@@ -478,7 +485,8 @@ def _restored(checkpoints: Checkpoints, step: int, like: PyTree) -> Saved:
     wrong = [path for path in found if found[path] != saved[path]]
     if wrong:
         raise _Mismatch(f"the digest of {wrong[0]} does not match")
-    return Saved(step, state, returns)
+    # An earlier version did not say; its runs ended where they were to end.
+    return Saved(step, state, returns, record.get("ended", True))
 
 
 def _check_leaves(saved: Mapping[str, str], like: PyTree, name: str) -> None:

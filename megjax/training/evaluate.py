@@ -31,18 +31,25 @@ def chosen(experiment: Experiment, names: Iterable[str]) -> dict[str, Evaluation
     for name in names:
         if name not in known:
             raise ValueError(
-                f"--only={name}: the run's config has {', '.join(sorted(known))}"
+                f"no evaluation {name!r} (--only): the run's config has "
+                f"{', '.join(sorted(known))}"
             )
     return {name: known[name] for name in (names or known)}
 
 
 def evaluate(
-    restored: loop.Restored, names: Iterable[str], out: pathlib.Path, *, seed: int
+    restored: loop.Restored,
+    names: Iterable[str],
+    out: pathlib.Path,
+    *,
+    seed: int,
+    changed: Iterable[str] = (),
 ) -> Iterable[tuple[str, Report]]:
     """Runs evaluations one after the other; gives each once it is on disk.
 
     `out` gets evaluation.json, where an entry replaces the former one of its name, and
-    NAME_PICTURE.png. seed: of everything random; the same for every evaluation.
+    NAME_PICTURE.png. seed: of everything random; the same for every evaluation. changed:
+    "FIELD=VALUE" of the config, by which `restored` differs from the run; for the file.
     Raises at once what `chosen` and `read` do, and OSError where `out` cannot be.
 
     Of several processes all call it, and the main one alone gets reports and writes.
@@ -56,7 +63,7 @@ def evaluate(
     if distributed.is_main():
         read(out)
         atomic.folder(out)
-    return _reports(restored, evaluations, out, seed)
+    return _reports(restored, evaluations, out, seed, list(changed))
 
 
 def _in_turn(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
@@ -70,7 +77,7 @@ def _in_turn(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
     return shared | (own if distributed.is_main() else {})
 
 
-def _reports(restored, evaluations, out, seed) -> Iterator[tuple[str, Report]]:
+def _reports(restored, evaluations, out, seed, changed) -> Iterator[tuple[str, Report]]:
     for name, evaluation in evaluations.items():
         start = time.perf_counter()
         is_shared = isinstance(evaluation, SharedEvaluation)
@@ -89,6 +96,7 @@ def _reports(restored, evaluations, out, seed) -> Iterator[tuple[str, Report]]:
             "seconds": round(seconds, 3),
             "device": f"{num_devices} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
+            **({"changed": changed} if changed else {}),
             "metrics": {k: _number(v) for k, v in report.metrics.items()},
         }
         _write(out / FILE_NAME, read(out) | {name: entry})

@@ -155,8 +155,11 @@ class Run(NamedTuple):
     interrupted: Callable[[], int | None]
 
 
-class Stopped(Exception):
-    """Training ended early on a signal, with its state saved; carries the signal."""
+class Stopped(KeyboardInterrupt):
+    """Training ended early on a signal, with its state saved; carries the signal.
+
+    No Exception, so that a loop over settings which goes on after errors ends, too.
+    """
 
     def __init__(self, number: int, step: int):
         super().__init__(f"{signal.Signals(number).name}: saved at step {step}")
@@ -340,6 +343,8 @@ def train(
                 break
             except FloatingPointError as error:
                 start = _returned(run, start.returns, error)
+                if number := interrupted():
+                    raise Stopped(number, start.step) from error
         digest = checkpoint.state_digest(state)
         LOG.info("step %d state sha256 %s", config.train.num_steps, digest)
     return state
@@ -354,9 +359,17 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
     with metric_writer.opened(run.workdir, start.step, settings.num_steps) as writer:
         if returns:
             writer.write(start.step, {"returns": returns})
+        # A run that was to be longer, and ends here by another `num_steps`.
+        ends = start.step == settings.num_steps and not start.ended
+        if ends:
+            state = _ended(run, state, start.step, writer)
         # Other processes may not see the directory.
-        if distributed.is_main() and _is_unevaluated(run, start.step):
+        if distributed.is_main() and (ends or _is_unevaluated(run, start.step)):
             evaluate(built, settings.seed, state, start.step, writer)
+        if ends:
+            checkpoint.save(
+                run.checkpoints, start.step, state, returns=returns, ended=True
+            )
         for step, num, call in calls(run.config, built, start.step, returns):
             state, found = call(state)
             window.add(num, found)
@@ -377,10 +390,11 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
                 writer.progress(step, scalars)
                 _warn_of_collapse(step, scalars)
                 window = Window(samples_per_iteration, settings.max_energy)
-            if last and built.learner.finish:
-                key = jax.random.fold_in(keys(settings.seed).step, step)
-                state, found = built.learner.finish(key, state, built.data)
-                writer.write(step, jax.device_get(found))
+            if last:
+                state = _ended(run, state, step, writer)
+            saved = functools.partial(
+                checkpoint.save, run.checkpoints, step, returns=returns, ended=last
+            )
             if evaluation:
                 try:
                     evaluate(built, settings.seed, state, step, writer)
@@ -388,15 +402,25 @@ def _advanced(run: Run, start: checkpoint.Saved) -> PyTree:
                     raise
                 except Exception:
                     # Nothing is trained twice: the next start evaluates this state.
-                    checkpoint.save(run.checkpoints, step, state, returns=returns)
+                    saved(state)
                     raise
                 window.pause()
             # Last, so that a run resumes with everything up to here written.
             if save:
-                checkpoint.save(run.checkpoints, step, state, returns=returns)
+                saved(state)
             if stopped and not last:
                 checkpoint.finished(run.checkpoints)
                 raise Stopped(stopped, step)
+    return state
+
+
+def _ended(run: Run, state: PyTree, step: int, writer) -> PyTree:
+    """The state after what ends training."""
+    if not run.built.learner.finish:
+        return state
+    key = jax.random.fold_in(keys(run.config.train.seed).step, step)
+    state, found = run.built.learner.finish(key, state, run.built.data)
+    writer.write(step, jax.device_get(found))
     return state
 
 
@@ -434,8 +458,8 @@ def _returned(run: Run, returns: int, error: FloatingPointError) -> checkpoint.S
     if returns >= limit:
         raise FloatingPointError(
             f"{error}, after {returns} returns to a checkpoint: lower the learning "
-            "rate, regularise more (score_weight, penalty, l2), or raise "
-            "train.max_energy or max_returns; the last checkpoint is kept"
+            "rate, scale the data, regularise more (score_weight, penalty, l2), or "
+            "raise train.max_energy or max_returns"
         ) from error
     built = run.built
     saved = latest(run.checkpoints, run.config, built.learner, built.data.shape)

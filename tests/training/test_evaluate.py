@@ -51,6 +51,13 @@ def test_metrics_and_pictures_are_written(tmp_path):
     np.testing.assert_array_equal(shown, PICTURE)
 
 
+def test_changed_fields_are_on_record(tmp_path):
+    found = restored(quick=constant(a=1))
+    for changed in ((), ["evaluation.num=5"]):
+        dict(evaluate.evaluate(found, (), tmp_path, seed=0, changed=changed))
+        assert evaluate.read(tmp_path)["quick"].get("changed", []) == list(changed)
+
+
 def test_the_state_is_handed_over(tmp_path):
     found = restored(total=lambda key, state: Report({"sum": jnp.sum(state)}))
     assert run(found, tmp_path)["total"].metrics["sum"] == 3
@@ -91,7 +98,9 @@ def test_what_is_no_number_becomes_null(tmp_path):
 
 
 def test_unknown_names_and_empty_experiments_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="--only=c: the run's config has a, b"):
+    with pytest.raises(
+        ValueError, match="no evaluation .c. .--only.: the run's config has a, b"
+    ):
         run(restored(protocols={"b": constant()}, a=constant()), tmp_path, names=["c"])
     with pytest.raises(ValueError, match="names no evaluation"):
         run(restored(), tmp_path)

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
@@ -306,6 +307,23 @@ def test_a_signal_saves_and_stops(tmp_path, number, uninterrupted):
     assert checkpoint.state_digest(state) == uninterrupted[0]
 
 
+def test_a_signal_stops_a_run_that_diverges(tmp_path, monkeypatch):
+    calls = itertools.count(1)
+
+    @contextlib.contextmanager
+    def stopping():
+        yield lambda: signal.SIGTERM if next(calls) >= 20 else None
+
+    monkeypatch.setattr(loop, "stopping", stopping)
+    with pytest.raises(loop.Stopped, match="SIGTERM: saved at step 4"):
+        train(tmp_path, config_of(max_returns=10**6), learner(bad_step=6))
+    assert steps_on_disk(tmp_path) == [4]
+
+
+def test_a_loop_that_goes_on_after_errors_stops():
+    assert not issubclass(loop.Stopped, Exception)
+
+
 @pytest.mark.parametrize("stop", [2, 6, 8, 14, 18])
 def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch, stop, uninterrupted):
     """Stopped at calls that are due for nothing, for a log line, for evaluation."""
@@ -415,7 +433,7 @@ def test_a_restored_state_is_laid_out_like_a_fresh_one(tmp_path):
         jax.set_mesh(distributed.data_mesh(jax.devices())),
         checkpoint.opened(tmp_path, keep=1, writable=False) as checkpoints,
     ):
-        step, state, _ = loop.latest(checkpoints, config_of(), learner(), (3,))
+        step, state, *_ = loop.latest(checkpoints, config_of(), learner(), (3,))
         fresh = loop.initial_state(learner(), (3,), 8, jax.random.key(0))
     assert step == 4
     assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, fresh)
@@ -509,6 +527,28 @@ def test_what_ends_training_is_done_once_and_kept(tmp_path):
     assert calls == ["table"]
     last = metric_writer.read(tmp_path / "run")[-1]
     assert last["step"] == 20 and last["finish/mark"] == 1
+
+
+def test_a_run_that_is_cut_short_ends_as_others_do(tmp_path):
+    """Its last checkpoint is that of a longer run, which is not what ends training."""
+    expected = train(tmp_path / "short", config_of(num_steps=12), finishing([]))
+    with pytest.raises(loop.Stopped):
+        train(
+            *(tmp_path / "run", config_of(), finishing([])),
+            evaluations=at(8, kill(signal.SIGTERM)),
+        )
+    calls, evaluated = [], []
+    step = steps_on_disk(tmp_path / "run")[-1]
+    for _ in range(2):
+        state = train(
+            *(tmp_path / "run", config_of(num_steps=step), finishing(calls)),
+            evaluations=at(step, lambda: evaluated.append(1)),
+        )
+    assert calls == ["table"] and evaluated == [1]
+    plain = train(tmp_path / "plain", config_of(num_steps=step))
+    np.testing.assert_array_equal(state["w"], plain["w"] + 1)
+    state = train(tmp_path / "run", config_of(num_steps=12), finishing(calls))
+    assert int(state["count"]) == int(expected["count"])
 
 
 def test_a_collapsed_generator_is_a_warning(tmp_path, caplog):
