@@ -16,8 +16,12 @@ def get_config():
     config.path = ""
     # Of folders: side in pixels, and 1 channel for grey or 3 for colour.
     config.image_size, config.num_channels = 32, 3
-    # Of vectors: to mean 0 and variance 1 per column.
+    # Of vectors: trained on with mean 0 and variance 1 per column. The model still takes
+    # and gives them as they are, by `mean` and `scale`, which are filled in from the
+    # file, as is the digest of its examples.
     config.standardise = True
+    config.mean = config.scale = ()
+    config.examples = ""
     config.width = 512
     config.remat = config.default_init = False
     config.meg = meg.settings(score_weight=10 / 32**2)

@@ -2,7 +2,9 @@
 
 import functools
 import pathlib
+import signal
 import tempfile
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from megjax import checks, distributed, errors, extras, random
-from megjax.data import files
+from megjax.data import dataset, files
 from megjax.learners import density_ratio
 from megjax.metrics import mcmc
 from megjax.recipes import arrays
@@ -23,6 +25,9 @@ from megjax.types import Array, Key, Report
 
 CRITERIA = ("energy", "score_norm")
 TRAINED_KERNELS = ("neural", "gibbs")
+DECODED = 512
+"""Latents that become examples in one call."""
+
 PRETRAINED = pathlib.Path(__file__).with_name("pretrained")
 
 
@@ -145,7 +150,7 @@ class Model:
         key: Key,
         num: int,
         *,
-        space: str = "latent",
+        space: str | None = None,
         target: str | None = None,
         steps: int = 100,
         kernel: str = "mala",
@@ -157,7 +162,8 @@ class Model:
 
         num: chains, of `steps` transitions each. space: "latent" moves z under
         p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
-        moves x under exp(-inverse_temperature E(x)). target: "energy", or "ratio" for
+        moves x under exp(-inverse_temperature E(x)); by default "latent" where there is
+        a generator. target: "energy", or "ratio" for
         minus `log_ratio` in the energy's place, the default in latent space where the
         model has one. kernel: "mala", "hmc", "rwm", in latent space "tempering" (eight
         replicas from the prior to the target, which reach far modes at eight times the
@@ -171,6 +177,9 @@ class Model:
         """
         with extras.needed("sampling"):
             import arviz  # noqa: F401  Before the chains are drawn, not after.
+        if space is None:
+            generates = self.learner.latents and self.learner.generate
+            space = "latent" if generates else "data"
         if target is None:
             target = sampling.default_target(
                 self.learner, self.state, space, prior, inverse_temperature, kernel
@@ -193,7 +202,9 @@ class Model:
         variables = {"x": draws}
         if space == "latent":
             flat = draws.reshape(-1, *draws.shape[2:])
-            x = np.asarray(self._decode(self.state, flat))
+            # In parts: the generator's activations take far more memory than images.
+            parts = [flat[i : i + DECODED] for i in range(0, len(flat), DECODED)]
+            x = np.concatenate([np.asarray(self._decode(self.state, z)) for z in parts])
             variables = {"z": draws, "x": x.reshape(*draws.shape[:2], *self.shape)}
         stats = {
             "energy": trace.energy[:, 1:],
@@ -230,6 +241,12 @@ class Model:
                 f"x has shape {list(x.shape)}: give [N, "
                 f"{', '.join(map(str, self.shape))}], N at least 1, a batch of what the "
                 "model was trained on"
+            )
+        if len(self.shape) == 3 and self.learner.generate and _is_dark(x):
+            warnings.warn(
+                "x has no value below 0, and this model takes images in [-1, 1]: of "
+                "pixels in [0, 1] give 2 * x - 1",
+                stacklevel=3,
             )
         return x
 
@@ -331,7 +348,8 @@ def fit(
     images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
     is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
     vectors, by noise-contrastive estimation, with `log_prob`. num_steps: iterations. workdir:
-    keeps checkpoints and metrics there, and resumes; None keeps nothing on disk. spec:
+    keeps checkpoints and metrics there, and resumes with the same array; None keeps
+    nothing on disk. spec:
     hyperparameters of the learner (`score_weight`, `learning_rate`, ...), `batch_size`
     and `width`; of a density also those of its network (`hidden`, `scale`, ...) and of
     its noise (`mixtures`, `widths`, ...), as of `recipes.density.config`.
@@ -352,6 +370,7 @@ def fit(
     _set(config.train, "seed", seed)
     if num_steps is not None:
         _set(config.train, "num_steps", num_steps)
+    config.examples = dataset.digest(data)
     config.batch_size = min(config.batch_size, data.num_examples)
     places = {name: config for name in ("batch_size", "width", "dtype")}
     for group in (learner, "network", "noise"):
@@ -371,7 +390,21 @@ def fit(
     # Nothing is read back; a multiple of what else is due keeps compiled calls long.
     config.train.save_every = config.train.log_every * config.train.num_steps
     with tempfile.TemporaryDirectory() as directory:
-        return _trained(config, built, pathlib.Path(directory), "custom")
+        try:
+            return _trained(config, built, pathlib.Path(directory), "custom")
+        except loop.Stopped as stopped:
+            name = signal.Signals(stopped.number).name
+            raise KeyboardInterrupt(
+                f"{name}: nothing is kept of this training: give workdir= to resume"
+            ) from None
+
+
+def _is_dark(x: Array) -> bool:
+    """Whether images look like those with pixels in [0, 1]."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    low, high = float(jnp.min(x)), float(jnp.max(x))
+    return 0 <= low < 1 and high <= 1
 
 
 def _set(place: ml_collections.ConfigDict, field: str, value: Any) -> None:

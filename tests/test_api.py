@@ -4,8 +4,10 @@ import inspect
 import json
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,23 @@ def test_a_card_has_what_trains_the_run_again(digits):
     assert f"| grid/energy_mean | {metrics['grid/energy_mean']:.4g} |" in text
 
 
+def test_pixels_from_0_to_1_are_warned_of(digits):
+    _, model = digits
+    x = np.random.default_rng(0).uniform(size=(3, *model.shape))
+    with pytest.warns(UserWarning, match="takes images in .-1, 1.: .* give 2 . x - 1"):
+        model.energy(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.energy(2 * x - 1)
+
+
+def test_a_metric_that_is_not_defined_is_not_on_the_card(tmp_path):
+    lines = [{"step": 2, "plane/kl": None, "plane/modes": 3}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert card.last_metrics(tmp_path, 2) == {"plane/modes": 3}
+
+
 def test_a_card_quotes_lists_and_has_no_command_for_arrays(digits, plane):
     _, model = digits
     config = ml_collections.ConfigDict(model.run.config)
@@ -152,6 +171,43 @@ def test_an_array_that_is_gone_leaves_a_model(tmp_path):
     np.testing.assert_array_equal(again.energy(x), trained.energy(x))
     with pytest.raises(FileNotFoundError, match="x.npy"):
         megjax.evaluate(loaded)
+
+
+def test_a_model_takes_a_table_as_it_is(tmp_path):
+    """Though it was trained on standardised columns; after saving, too."""
+    path, workdir = tmp_path / "x.npy", tmp_path / "run"
+    x = np.random.default_rng(0).normal(size=(40, 3)) * [1, 10, 0.1] + [0, 1000, 5]
+    np.save(path, x)
+    settings = [*QUICK, f"path={path}", "meg.latent_dim=2"]
+    model = megjax.train("custom", workdir=workdir, overrides=settings)
+    plain = [*settings, f"path={tmp_path / 'u.npy'}"]
+    np.save(tmp_path / "u.npy", (x - x.mean(0)) / x.std(0))
+    plain.append("standardise=False")
+    expected = megjax.train("custom", workdir=tmp_path / "plain", overrides=plain)
+    u = np.load(tmp_path / "u.npy")
+    key = jax.random.key(0)
+    model.save(tmp_path / "w.safetensors")
+    for one in (
+        model,
+        megjax.load(workdir),
+        megjax.load_weights(tmp_path / "w.safetensors"),
+    ):
+        np.testing.assert_allclose(one.energy(x), expected.energy(u), rtol=1e-3)
+        generated = expected.generate(key, 5) * x.std(0) + x.mean(0)
+        np.testing.assert_allclose(one.generate(key, 5), generated, rtol=1e-4)
+        chains = one.sample(key, 4, steps=5, space="data").posterior.x
+        assert np.all(np.abs(chains - x.mean(0)) < 50 * x.std(0))
+    np.save(path, 2 * x)
+    with pytest.raises(ValueError, match="another config .*examples: the run has"):
+        megjax.train("custom", workdir=workdir, overrides=settings)
+
+
+def test_a_fit_goes_on_with_its_own_array_only(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 2))
+    first = megjax.fit(x, num_steps=2, workdir=tmp_path)
+    assert digest(megjax.fit(x, num_steps=2, workdir=tmp_path)) == digest(first)
+    with pytest.raises(ValueError, match="holds a run with another config .examples"):
+        megjax.fit(x + 50, num_steps=2, workdir=tmp_path)
 
 
 def test_scores_are_energies_and_their_gradients_by_finite_differences(plane):
@@ -281,7 +337,7 @@ def test_a_finished_model_is_one_density_wherever_it_is_read(tmp_path):
 
 
 def test_sweeps_of_a_machine_are_its_chains(machine):
-    data = machine.sample(jax.random.key(0), 2, steps=3, space="data", kernel="gibbs")
+    data = machine.sample(jax.random.key(0), 2, steps=3, kernel="gibbs")
     assert data.posterior.x.shape == (2, 3, 8, 8, 1)
     assert set(np.unique(data.posterior.x)) <= {-1.0, 1.0}
 
@@ -298,6 +354,16 @@ def test_other_learners_fit_vectors(plane, learner):
     x, _ = plane
     model = megjax.fit(x, learner=learner, num_steps=1, batch_size=8)
     assert np.isfinite(model.energy(x)).all()
+
+
+def test_a_fit_that_was_stopped_says_that_nothing_is_kept(monkeypatch):
+    def stopped(*args, **options):
+        raise loop.Stopped(signal.SIGINT, 400)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    words = "SIGINT: nothing is kept of this training: give workdir="
+    with pytest.raises(KeyboardInterrupt, match=words):
+        megjax.fit(np.zeros((64, 2)))
 
 
 @pytest.mark.parametrize(

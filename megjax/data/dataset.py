@@ -1,5 +1,6 @@
 """The record through which a training set reaches the compiled step, and labelled sets."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -41,6 +42,16 @@ class Dataset(NamedTuple):
     take: Callable
     stream: Callable[[np.ndarray], Any] | None = None
     reference: Mapping[str, Any] = MappingProxyType({})
+
+
+def digest(data: Dataset) -> str:
+    """SHA-256 of a set of one array that is in memory; empty for others.
+
+    The record of a run has it, so that it does not go on with other examples.
+    """
+    if not isinstance(data.store, np.ndarray):
+        return ""
+    return hashlib.sha256(np.ascontiguousarray(data.store).data).hexdigest()
 
 
 class Labelled(NamedTuple):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from megjax import random
 from megjax.data import images
 from megjax.data.dataset import Dataset
 from megjax.types import Array, Key
@@ -61,9 +62,6 @@ def clusters(bonds: Array) -> Array:
     return jax.lax.while_loop(lambda carry: carry[1], one, (sites, jnp.bool_(True)))[0]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("size", "num_chains", "num_draws", "num_burn_in", "thin")
-)
 def configurations(
     key: Key,
     inverse_temperature: float | Array,
@@ -77,8 +75,18 @@ def configurations(
     """Draws of independent chains: int8 [num_chains, num_draws, size, size].
 
     num_burn_in: sweeps from all spins up to the first draw; thin: from one to the next.
+    Raises ValueError for lattices of fewer than 3 x 3 spins, whose neighbours meet twice,
+    and for a negative temperature, whose bonds cannot be drawn.
     """
+    _check_lattice(inverse_temperature, size)
+    settings = (size, num_chains, num_draws, num_burn_in, thin)
+    return _configurations(random.checked(key), inverse_temperature, *settings)
 
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+def _configurations(
+    key, inverse_temperature, size, num_chains, num_draws, num_burn_in, thin
+):
     def sweep(spins, key):
         return swendsen_wang(key, spins, inverse_temperature), None
 
@@ -128,11 +136,22 @@ def _check(inverse_temperature, size, num_examples):
         raise ValueError(
             f"inverse_temperature={inverse_temperature}: give a positive number"
         )
-    if size < 3:
-        raise ValueError(
-            f"size={size}: give at least 3; on 2 x 2 spins neighbours meet twice"
-        )
+    _check_lattice(inverse_temperature, size)
     if num_examples < 1 or num_examples % NUM_CHAINS:
         raise ValueError(
             f"num_examples={num_examples}: give a multiple of {NUM_CHAINS}, the chains"
+        )
+
+
+def _check_lattice(inverse_temperature, size):
+    traced = isinstance(inverse_temperature, jax.core.Tracer)
+    if not traced and not np.all(np.asarray(inverse_temperature) >= 0):
+        raise ValueError(
+            f"inverse_temperature={inverse_temperature}: clusters are those of aligned "
+            "spins, so give 0 or more; for antiferromagnets use energies.ising with "
+            "samplers.gibbs"
+        )
+    if size < 3:
+        raise ValueError(
+            f"size={size}: give at least 3; on 2 x 2 spins neighbours meet twice"
         )

@@ -26,8 +26,10 @@ def table(
 ) -> Dataset:
     """Rows [N, D] of any number type as float32, as they are or standardised.
 
-    columns: their names, for messages; by default their numbers. Raises ValueError as
-    `in_float32` and `standardised` do.
+    columns: their names, for messages; by default their numbers. The `reference` of
+    standardised ones has `mean` and `scale` [D], with which a model takes rows as they
+    are; it has none, and the log says so, where float32 cannot hold those rows. Raises
+    ValueError as `in_float32` and `standardised` do.
 
     >>> import numpy as np
     >>> from megjax.data.tables import table
@@ -35,17 +37,41 @@ def table(
     [[-1.0, 0.0], [1.0, 0.0]]
     """
     names = list(map(str, columns)) if columns else [str(i) for i in range(x.shape[1])]
+    reference = {}
     if standardise:
+        reference = _units(x, name)
         x = standardised(x, name)
     store = in_float32(x, names)
-    return Dataset(name, store.shape[1:], len(store), store, lambda store, i: store[i])
+    shape, num = store.shape[1:], len(store)
+    return Dataset(
+        name, shape, num, store, lambda store, i: store[i], reference=reference
+    )
+
+
+def _units(x: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    """mean and scale [D] of columns, or nothing where float32 is too coarse for them."""
+    x = x.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        mean, scale = x.mean(axis=0), x.std(axis=0)
+    constant = x.min(axis=0) == x.max(axis=0)
+    mean, scale = np.where(constant, x[0], mean), np.where(constant, 1, scale)
+    largest = np.abs(x).max(axis=0)
+    held = (largest < FLOAT32_MAX / 8) & (scale > 1e-5 * largest) & (scale > 1e-30)
+    if not np.all(held | constant & (largest < FLOAT32_MAX / 8)):
+        LOG.warning(
+            "%s: float32 cannot hold all columns as they are, so the model takes and "
+            "gives standardised rows: subtract large offsets and scale such columns",
+            name,
+        )
+        return {}
+    return {"mean": mean, "scale": scale}
 
 
 def in_float32(x: np.ndarray, names: list[str]) -> np.ndarray:
     """Rows [N, D] in float32, in which columns that differ in x still differ.
 
     Raises ValueError naming the columns that would overflow, or lose what varies in
-    them.
+    them; warns in the log of those that lose much of it.
     """
     with np.errstate(over="ignore", under="ignore"):
         found = x.astype(np.float32)
@@ -60,6 +86,16 @@ def in_float32(x: np.ndarray, names: list[str]) -> np.ndarray:
         raise ValueError(
             f"{_columns(lost, names)} whose values float32 cannot tell apart: subtract "
             "their means and scale them, or set standardise=True"
+        )
+    # Where rounding is coarser than a hundredth of what varies.
+    ranges = found.max(axis=0) - found.min(axis=0)
+    errors = np.max(np.abs(x - found.astype(np.float64)), axis=0)
+    coarse = (ranges > 0) & (errors > 0.01 * ranges)
+    if coarse.any():
+        LOG.warning(
+            "%s that float32 rounds to steps of more than a hundredth of their range: "
+            "subtract their means, or set standardise=True",
+            _columns(coarse, names),
         )
     return found
 
@@ -144,8 +180,12 @@ def csv(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
             return pandas.read_csv(path, sep=separator, index_col=False, **options)
 
     top = _parsed(path, lambda: read(header=None, nrows=1, dtype=str)).iloc[0]
-    has_heading = not all(map(_is_number, top))
-    if list(top) == [str(i) for i in range(len(top))]:
+    counts = [str(i) for i in range(len(top))]
+    # As pandas writes a table without names: an index, which has none, and counts.
+    indexed = len(top) > 1 and list(top[1:]) == counts[:-1]
+    indexed = indexed and not isinstance(top.iloc[0], str)
+    has_heading = indexed or not all(map(_is_number, top))
+    if list(top) == counts:
         raise ValueError(
             f"{path}: its first line counts from 0 and may be a row or a heading: name "
             "the columns there"

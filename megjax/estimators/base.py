@@ -120,11 +120,13 @@ class Estimator(BaseEstimator):
         checks.unmasked("X", X)
         if not reset:
             validation.check_is_fitted(self)
-        if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
-            raise ValueError(
-                f"{type(self).__name__} was given dates ({X.dtype}): make numbers of them, "
-                "such as days since the first"
-            )
+        dtypes = [X.dtype] if hasattr(X, "dtype") else getattr(X, "dtypes", ())
+        for dtype in dtypes:
+            if getattr(dtype, "kind", "") in ("M", "m"):
+                raise ValueError(
+                    f"{type(self).__name__} was given dates ({dtype}): make numbers of "
+                    "them, such as days since the first"
+                )
         try:
             return validation.validate_data(self, X, dtype=_DTYPES, reset=reset)
         except ValueError as error:

@@ -10,6 +10,7 @@ import optax
 from flax import struct
 
 from megjax import distributed
+from megjax.samplers import bijectors
 from megjax.samplers.bijectors import Bijector
 from megjax.types import Array, PyTree
 
@@ -94,6 +95,33 @@ def of_inner(learner: Learner) -> Learner:
         kernel=inner(learner.kernel, 0),
         log_partition=inner(learner.log_partition, 0),
         log_ratio=inner(learner.log_ratio, 0),
+    )
+
+
+def in_units(learner: Learner, mean: Array, scale: Array) -> Learner:
+    """The learner of standardised vectors, for vectors x = mean + scale u as they are.
+
+    mean, scale: [D]. `init`, `step` and `finish` stay those of training on u. exp(-E)
+    is then a density of x up to a constant, as before; a `log_partition` is corrected.
+    """
+    mean, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
+
+    def taking(function):
+        return function and (lambda state, x: function(state, (x - mean) / scale))
+
+    def giving(function):
+        return function and (lambda *args: mean + scale * function(*args))
+
+    def log_partition(state):
+        return learner.log_partition(state) + jnp.sum(jnp.log(scale))
+
+    return learner._replace(
+        sample=giving(learner.sample),
+        energy=taking(learner.energy),
+        generate=giving(learner.generate),
+        bijector=bijectors.affine(mean, scale),
+        log_partition=learner.log_partition and log_partition,
+        log_ratio=taking(learner.log_ratio),
     )
 
 

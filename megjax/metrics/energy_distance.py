@@ -13,6 +13,9 @@ from megjax.types import Array
 def mean_distance(x: Array, y: Array) -> Array:
     """Mean Euclidean distance over all pairs of rows, [N, n] and [M, n] -> []."""
     x, y = (a.reshape(len(a), -1) for a in (x, y))
+    # Squares of far rows would drown their differences in rounding.
+    centre = jnp.mean(y, axis=0)
+    x, y = x - centre, y - centre
     norms = jnp.sum(y**2, axis=1)
 
     def from_one(row):

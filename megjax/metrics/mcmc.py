@@ -347,6 +347,8 @@ def _usable(traces: np.ndarray) -> bool:
     checks.array("traces", traces)
     if np.ndim(traces) != 2:
         raise ValueError(f"traces have shape {np.shape(traces)}: want [chains, draws].")
+    if traces.dtype == bool:
+        traces = traces.astype(float)
     enough = np.shape(traces)[1] >= MIN_DRAWS and len(traces) > 0
     return enough and np.all(np.isfinite(traces)) and np.ptp(traces) > 0
 

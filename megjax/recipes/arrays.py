@@ -16,6 +16,7 @@ def config(learner, shape):
         fields.held_out_share, fields.recipe = 0.0, recipe
         return fields
     fields = base.config()
+    fields.examples = ""
     fields.recipe = recipe
     fields.remat = fields.default_init = False
     fields.train.num_steps = 6000

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from megjax.data import files, toy
+from megjax.data import dataset, files, toy
 from megjax.data.dataset import Dataset
 from megjax.densities import gaussian_mixtures, reference
 from megjax.evaluation import held_out
@@ -95,7 +95,7 @@ def table_config():
     validation_share: of the others, that choose among the weights.
     """
     fields = config()
-    fields.path = ""
+    fields.path = fields.examples = ""
     fields.held_out_share = fields.validation_share = 0.1
     fields.density.num_validation = 500
     fields.density.weight_decay = 0.01
@@ -259,6 +259,8 @@ def table_data(config):
         raise ValueError(
             f"{config.path} holds images {list(whole.shape)}: flatten them to rows"
         )
+    if config.get("examples") == "":
+        config.examples = dataset.digest(whole)
     return split(whole, config)
 
 

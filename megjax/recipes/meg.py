@@ -3,7 +3,8 @@
 import optax
 
 from megjax import losses
-from megjax.data import files
+from megjax.data import dataset, files
+from megjax.learners import base as learners
 from megjax.learners import meg
 from megjax.networks import dcgan, experts, heads, ladder, mlp
 from megjax.recipes import base, density, image_sets, planar_sets
@@ -287,24 +288,39 @@ def perceptrons(config, shape, hidden, generator_hidden):
 
 
 def custom_data(config):
-    """The images or vectors at `config.path`."""
+    """The images or vectors at `config.path`.
+
+    Fills in `config.examples`, the digest of a file, against another one when the run
+    goes on; and `config.mean` and `config.scale` of vectors that are standardised, with
+    which the model of the run takes and gives rows as they are.
+    """
     if not config.path:
         raise ValueError(
             "config.path is empty: give --config.path=FOLDER, .npy, .npz, .csv or "
             ".parquet of your data"
         )
-    return files.custom(
+    data = files.custom(
         config.path,
         image_size=config.image_size,
         num_channels=config.num_channels,
         standardise=config.standardise,
     )
+    if config.get("examples") == "":
+        config.examples = dataset.digest(data)
+        for name, values in data.reference.items():
+            config[name] = tuple(values.tolist())
+    return data
 
 
 def custom_learner(config, shape, data=None):
-    """MEG with convolutions on images, with perceptrons on vectors."""
-    learner = vector_learner if len(shape) == 1 else image_learner
-    return learner(config, shape, data)
+    """MEG with convolutions on images, with perceptrons on vectors in their own units."""
+    if len(shape) > 1:
+        return image_learner(config, shape, data)
+    learner = vector_learner(config, shape, data)
+    # A run of an earlier version has none: its model takes standardised rows.
+    if not config.get("scale", ()):
+        return learner
+    return learners.in_units(learner, config.mean, config.scale)
 
 
 def custom_evaluations(config, data, learner):

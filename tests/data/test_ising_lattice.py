@@ -105,3 +105,16 @@ def test_a_set_is_images_of_its_seed():
 def test_unusable_settings(change, message):
     with pytest.raises(ValueError, match=message):
         ising.ising(**{"inverse_temperature": 0.5} | change)
+
+
+@pytest.mark.parametrize(
+    ("inverse_temperature", "size", "message"),
+    [
+        (-0.6, 8, "inverse_temperature=-0.6: clusters .* give 0 or more"),
+        (float("nan"), 8, "inverse_temperature=nan: clusters"),
+        (0.4, 2, "size=2: give at least 3"),
+    ],
+)
+def test_configurations_that_cannot_be_drawn(inverse_temperature, size, message):
+    with pytest.raises(ValueError, match=message):
+        ising.configurations(jax.random.key(0), inverse_temperature, size=size)

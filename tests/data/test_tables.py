@@ -188,6 +188,8 @@ def test_what_pandas_writes_comes_back(tmp_path):
     for index in (False, True):
         pandas.DataFrame(x, columns=["a", "b"]).to_csv(path, index=index)
         np.testing.assert_allclose(tables.csv(path)[0], x, rtol=1e-15)
+    pandas.DataFrame(x).to_csv(path)
+    np.testing.assert_allclose(tables.csv(path)[0], x, rtol=1e-15)
     # Columns without names get the heading 0,1.
     pandas.DataFrame(x).to_csv(path, index=False)
     with pytest.raises(ValueError, match="x.csv: its first line counts from 0.*name"):
@@ -361,3 +363,26 @@ def test_a_sparse_matrix_is_told_to_be_dense(tmp_path):
 def test_a_masked_array_without_masked_values_is_an_array():
     x = np.ma.array([[1.0, 2], [3, 4]])
     assert files.examples(x, "x", "array").store.tolist() == [[1, 2], [3, 4]]
+
+
+def test_standardised_tables_say_in_which_units(caplog):
+    x = RNG.normal(size=(50, 3)) * [1e-3, 1, 1e5] + [1, 0, -1e6]
+    x = np.c_[x, np.full(50, 0.1)]
+    data = tables.table("x", x, standardise=True)
+    mean, scale = data.reference["mean"], data.reference["scale"]
+    np.testing.assert_allclose(mean + scale * data.store, x, rtol=1e-6)
+    assert scale[3] == 1 and not tables.table("x", x).reference
+    assert "the model takes" not in said(caplog)
+    for far in (x * 1e200, x + 1e12):
+        assert not tables.table("far", far, standardise=True).reference
+        assert "far: float32 cannot hold all columns as they are" in said(caplog)
+
+
+def test_columns_that_float32_rounds_are_warned_of(caplog):
+    seconds = 1.7e9 + 100 * RNG.uniform(size=(50, 1))
+    tables.table("x", np.c_[seconds, seconds - 1.7e9], columns=["time", "since"])
+    assert "1 columns (time) have values that float32 rounds to steps" in said(caplog)
+    caplog.clear()
+    tables.table("x", seconds, standardise=True)
+    tables.table("x", np.c_[seconds - 1.7e9, np.full(50, 0.1)])
+    assert "rounds to steps" not in said(caplog)

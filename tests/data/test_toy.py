@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from megjax.data import toy
 
@@ -154,3 +154,16 @@ def test_densities_of_curves_are_those_of_their_points(source, log_density):
     scores = (counts - expected)[seen] / np.sqrt(expected[seen])
     assert 0.5 < np.mean(scores**2) < 1.7 and np.max(np.abs(scores)) < 5
     assert counts[~seen].sum() < 0.02 * 10_000
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.25])
+def test_the_roll_of_any_noise_is_a_sum_over_enough_points(noise):
+    x = np.asarray(toy.swiss_roll(noise=noise).take((), jnp.arange(500)))
+    t = 1.5 * np.pi * (1 + 2 * (np.arange(20_000) + 0.5) / 20_000)
+    curve = (t * np.stack([np.cos(t), np.sin(t)])).T
+    squares = ((7.5 * x[:, None] - curve) ** 2).sum(2)
+    expected = special.logsumexp(-squares / (2 * noise**2), axis=1) - np.log(20_000)
+    expected -= np.log(2 * np.pi * noise**2) - 2 * np.log(7.5)
+    found = toy.swiss_roll_log_density(jnp.asarray(x), noise)
+    np.testing.assert_allclose(found, expected, atol=0.2)
+    assert abs(np.mean(np.asarray(found) - expected)) < 1e-3

@@ -104,6 +104,14 @@ def test_rows_without_a_spread_have_moments():
         np.testing.assert_allclose(back, x, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 123.456, -1e6])
+def test_a_constant_of_any_value_has_variance_1(value):
+    x = jnp.c_[DATA, np.full(len(DATA), value)].astype(jnp.float32)
+    mean, factor = reference.moments(x)
+    np.testing.assert_allclose(factor[-1, -1], 1, rtol=1e-4)
+    assert mean[-1] == np.float32(value)
+
+
 def test_a_plane_that_rows_lie_near_is_kept():
     """Where rows are many, shrunk correlations would make the rows far less likely."""
     x = np.random.RandomState(0).normal(size=(500, 3))

@@ -96,6 +96,21 @@ def test_any_pairwise_model_is_a_machine(kind):
     np.testing.assert_allclose(free + constant, pairwise, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("patterns", "v", "message"),
+    [
+        ([[0.0, 1.0]], [[1.0, 1.0]], "zeros and ones: give spins"),
+        ([1.0, -1.0], [[1.0, 1.0]], r"shape \(2,\): give \[patterns, units\]"),
+        ([[1.0, -1.0]], [[1.0, 1.0, 1.0]], r"shape \(1, 3\): give \[states, 2\]"),
+        ([[1.0, -1.0]], [1.0, 1.0], r"v has shape \(2,\)"),
+    ],
+)
+def test_patterns_and_states_that_are_none(patterns, v, message):
+    with pytest.raises(ValueError, match=message):
+        couplings = hopfield.couplings(jnp.array(patterns))
+        hopfield.recall(jax.random.key(0), couplings, jnp.array(v))
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="loads"):
         hopfield.capacity(jax.random.key(0), 10, (0.0,))

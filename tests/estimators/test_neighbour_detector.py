@@ -253,6 +253,9 @@ def test_integers_booleans_and_frames():
     assert one.feature_names_in_.tolist() == ["age", "size"]
     with pytest.raises(ValueError, match="feature names"):
         one.predict(frame[["size", "age"]])
+    for dated in (frame.assign(day=pandas.Timestamp(0)), frame.astype("M8[ns]")):
+        with pytest.raises(ValueError, match="was given dates .datetime64.*numbers"):
+            EnergyDetector().fit(dated)
     adapter = PyODEnergyDetector().fit(frame)
     assert adapter.feature_names_in_.tolist() == ["age", "size"]
 

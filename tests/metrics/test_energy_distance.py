@@ -27,3 +27,15 @@ def test_points_far_apart_have_coefficient_one():
     np.testing.assert_allclose(
         energy_distance.energy_coefficient(x, y), np.sqrt(1 / 300), rtol=0.3
     )
+
+
+def test_the_origin_does_not_matter():
+    x, y = np.float32(np.random.default_rng(0).normal(size=(2, 200, 2))) + [
+        [[0]],
+        [[0.5]],
+    ]
+    expected = energy_distance.energy_distance(jnp.asarray(x), jnp.asarray(y))
+    for offset in (1e3, 1e4):
+        moved = [jnp.asarray(np.float32(a + offset)) for a in (x, y)]
+        found = energy_distance.energy_distance(*moved)
+        np.testing.assert_allclose(found, expected, rtol=0.01)

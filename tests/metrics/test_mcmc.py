@@ -51,6 +51,12 @@ def test_undefined_is_nan(traces):
     assert np.isnan(mcmc.r_hat(traces))
 
 
+def test_indicators_are_numbers():
+    traces = autoregressive(0.3) > 0
+    for statistic in (mcmc.effective_sample_size, mcmc.r_hat):
+        assert statistic(traces) == statistic(traces.astype(float))
+
+
 def test_one_chain_has_a_sample_size_and_no_r_hat():
     traces = autoregressive(0.5, num_chains=1)
     assert mcmc.effective_sample_size(traces) > 1000
