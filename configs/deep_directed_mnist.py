@@ -4,7 +4,7 @@ python train.py --config=configs/deep_directed_mnist.py
 python train.py --config=configs/deep_directed_mnist.py:digits
 python train.py --config=configs/deep_directed_mnist.py:convolutional
 
-Measured: 7 minutes on one CPU core (12 iterations of 4.6 GFLOP a second); most samples
+Measured: 7 minutes on one CPU core (10 iterations of 4.6 GFLOP a second); most samples
 are digits, of all ten classes. Frechet distance 4.5 in the features of the MNIST
 classifier (test images 0.04), which evaluate.py needs:
 

@@ -7,8 +7,8 @@ Maximum likelihood without a generator (Tieleman 2008; Mehta et al. 2019, eq. 19
 the energy of deep directed models, on the sets that they and MEG are measured on.
 
 Measured: 2 minutes of one CPU core. At its best inverse temperature KL on the plotted
-window is 0.34 nats on the spirals (deep directed model 0.60, MEG 0.27) and 0.22 on the
-pinwheel, `four_spin` (1.05 and 1.65); 98 % and 96 % of the data within 0.1 of a sample.
+window is 0.34 nats on the spirals (deep directed model 0.41, MEG 0.27) and 0.22 on the
+pinwheel, `four_spin` (1.52 and 1.65); 98 % and 96 % of the data within 0.1 of a sample.
 """
 
 from megjax.recipes import boltzmann

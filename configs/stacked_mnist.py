@@ -7,8 +7,8 @@
 
 Kumar et al. 2019, table 1.
 
-Measured: 0.77 iterations a second at width 512 on two CPU cores, so the full length needs
-an accelerator; 60 iterations at width 32 were run on the real data.
+Measured: `:3:paper` makes 0.71 iterations a second at width 512 on two CPU cores, so the
+full length needs an accelerator; 60 iterations at width 32 were run on the real data.
 """
 
 from megjax.recipes import base, image_sets, meg
