@@ -243,7 +243,9 @@ def test_a_summary_that_unpacks_to_too_much_is_refused(tmp_path):
 def test_a_model_of_images_takes_floats(x, words):
     model = object.__new__(megjax.Model)
     model.shape, model.state = (4, 4, 3), None
-    model.learner = types.SimpleNamespace(energy=lambda state, x: x.sum((1, 2, 3)))
+    model.learner = types.SimpleNamespace(
+        energy=lambda state, x: x.sum((1, 2, 3)), generate=None
+    )
     for call in (model.energy, model.score_samples):
         with pytest.raises(ValueError, match=words):
             call(x)
