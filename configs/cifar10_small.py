@@ -6,8 +6,8 @@ python -m megjax.evaluation.classifier --data=cifar10
 python evaluate.py --workdir=runs/cifar10_small \\
   --set=evaluation.classifier=runs/cifar10_classifier/classifier.npz
 
-Measured: half an hour of one CPU core; about one image in four can be recognised. Frechet
-distance 6.1 in a classifier's features (test images .06).
+Measured: half an hour of one CPU core; about one image in three can be recognised.
+Frechet distance 5.4 +- 0.6 in a classifier's features, three seeds (test images .06).
 """
 
 from megjax.recipes import meg
