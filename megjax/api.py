@@ -163,13 +163,14 @@ class Model:
         num: chains, of `steps` transitions each. space: "latent" moves z under
         p(z) exp(-inverse_temperature E(G(z))) (Kumar et al. 2019, section 3.2), "data"
         moves x under exp(-inverse_temperature E(x)); by default "latent" where there is
-        a generator. target: "energy", or "ratio" for
-        minus `log_ratio` in the energy's place, the default in latent space where the
-        model has one. kernel: "mala", "hmc", "rwm", in latent space "tempering" (eight
-        replicas from the prior to the target, which reach far modes at eight times the
-        cost of a step), or for models with a kernel of their own "neural" (a trained proposal) or "gibbs"
-        (sweeps of a Boltzmann machine), as of `sample.py`. prior: "gaussian", or "none" as in the paper. options:
-        burn_in, thin, step_size, warmup of `megjax.sampling.model.sample`.
+        a generator. target: "energy", or "ratio" for minus `log_ratio` in the energy's
+        place, the default in latent space where the model has one. kernel: "mala",
+        "hmc", "rwm", in latent space "tempering" (eight replicas from the prior to the
+        target, which reach far modes at eight times the cost of a step), or for models
+        with a kernel of their own "neural" (a trained proposal) or "gibbs" (sweeps of a
+        Boltzmann machine), as of `sample.py`. prior: "gaussian", or "none" as in the
+        paper. options: burn_in, thin, step_size, warmup of
+        `megjax.sampling.model.sample`.
 
         `posterior` has x [num, draws, *shape] and, in latent space, z; `sample_stats`
         has energy, acceptance_rate, diverging and step_size. Raises ValueError at
@@ -242,7 +243,7 @@ class Model:
                 f"{', '.join(map(str, self.shape))}], N at least 1, a batch of what the "
                 "model was trained on"
             )
-        if len(self.shape) == 3 and self.learner.generate and _is_dark(x):
+        if len(self.shape) == 3 and self.learner.generate and _is_from_0_to_1(x):
             warnings.warn(
                 "x has no value below 0, and this model takes images in [-1, 1]: of "
                 "pixels in [0, 1] give 2 * x - 1",
@@ -347,15 +348,17 @@ def fit(
     x: vectors [N, D] of numbers, which are taken as they are (scale them first), or
     images [N, H, W] or [N, H, W, C]: uint8, or floats in [0, 1] or [-1, 1]; their side
     is 28 or 4 x 2^n pixels. learner: "meg", "wgan_gp", "deep_directed", or "density" of
-    vectors, by noise-contrastive estimation, with `log_prob`. num_steps: iterations. workdir:
-    keeps checkpoints and metrics there, and resumes with the same array; None keeps
-    nothing on disk. spec:
-    hyperparameters of the learner (`score_weight`, `learning_rate`, ...), `batch_size`
-    and `width`; of a density also those of its network (`hidden`, `scale`, ...) and of
-    its noise (`mixtures`, `widths`, ...), as of `recipes.density.config`.
+    vectors, by noise-contrastive estimation, with `log_prob`. num_steps: iterations.
+    workdir: keeps checkpoints and metrics there, and resumes with the same array; None
+    keeps nothing on disk. spec: hyperparameters of the learner (`score_weight`,
+    `learning_rate`, ...), `batch_size` and `width`; of a density also those of its
+    network (`hidden`, `scale`, ...) and of its noise (`mixtures`, `widths`, ...), as of
+    `recipes.density.config`.
 
-    Raises ValueError at arrays and fields that cannot be, FloatingPointError where
-    training diverges.
+    Models of images take and give [-1, 1], whatever the range of x. Raises ValueError
+    at arrays and fields that cannot be, and for another array than a run in `workdir`
+    has; FloatingPointError where training diverges; KeyboardInterrupt on SIGINT,
+    SIGTERM and SIGHUP, with the state saved where there is a workdir.
 
     >>> import jax, megjax
     >>> x = jax.random.normal(jax.random.key(0), (256, 2))
@@ -399,8 +402,8 @@ def fit(
             ) from None
 
 
-def _is_dark(x: Array) -> bool:
-    """Whether images look like those with pixels in [0, 1]."""
+def _is_from_0_to_1(x: Array) -> bool:
+    """Whether images look as if black were 0 and white 1; False while traced."""
     if isinstance(x, jax.core.Tracer):
         return False
     low, high = float(jnp.min(x)), float(jnp.max(x))

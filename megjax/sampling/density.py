@@ -126,13 +126,14 @@ def sample(
     `training_seconds`, `nuts_ess_per_second` and `learned_ess_per_second` (from the
     first measure to the last). Seconds differ from run to run, and so do its draws.
 
-    The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`, `n_steps`,
-    `tree_depth` and `step_size` what the kernel has. Warns of divergences, R-hat above
-    1.01 and small effective samples. A second call with the same function (not one of
-    the same text) and shapes compiles nothing, unless data that the function reads has
-    changed: every call traces it once to see that; a kernel builder is not asked again,
-    so give what it depends on as arguments of a new one. Raises ValueError at arguments out
-    of range, and where the density is not finite at the start.
+    The sample_stats are `lp`, and of `diverging`, `acceptance_rate`, `energy`,
+    `n_steps`, `tree_depth` and `step_size` what the kernel has. Warns of divergences,
+    R-hat above 1.01 and small effective samples. A second call with the same function
+    (not one of the same text) and shapes compiles nothing, unless data that the
+    function reads has changed: every call traces it once to see that; a kernel builder
+    is not asked again, so give what it depends on as arguments of a new one. Raises
+    ValueError at arguments out of range, and where the density is not finite at the
+    start.
 
     >>> import jax
     >>> import jax.numpy as jnp
